@@ -1,0 +1,1 @@
+//! What AMQP means, as pure steps: sessions, routing, queues, delivery, definitions.

@@ -1,0 +1,3 @@
+//! The `warren` broker and its command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Replication of any state machine, as pure steps: consensus, lanes, the segment log, rows.

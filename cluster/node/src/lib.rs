@@ -1,0 +1,1 @@
+//! Drives the cluster core: lane threads, disks, the local store.

@@ -1,0 +1,3 @@
+//! Tasks of the workspace: check, ci, tidy, codegen, sim, bench, measure.
+
+fn main() {}
