@@ -1,1 +1,9 @@
 //! What AMQP means, as pure steps: sessions, routing, queues, delivery, definitions.
+//!
+//! No clock, no random numbers, no I/O and no threads: a driver hands in bytes, events and the
+//! time, and carries out what comes back.
+
+pub mod exception;
+pub mod ids;
+pub mod message;
+pub mod shard;

@@ -1,1 +1,10 @@
 //! Replication of any state machine, as pure steps: consensus, lanes, the segment log, rows.
+//!
+//! Nothing in this package reads a clock, draws a random number, opens a file or a socket, or
+//! starts a thread: what it needs comes in as an argument, what it wants done goes out as a
+//! value. It knows nothing of AMQP.
+
+pub mod batch;
+pub mod ids;
+pub mod machine;
+pub mod rows;

@@ -1,0 +1,4 @@
+//! The replicated machine: the queues of one shard.
+
+pub mod effect;
+pub mod input;
