@@ -13,15 +13,15 @@
 //! [`content::body_frames`].
 
 pub mod content;
-mod error;
+pub mod error;
 pub mod frame;
 pub mod hot;
 pub mod limits;
 pub mod methods;
 pub mod preamble;
-mod properties;
-mod reply;
-mod strings;
+pub mod properties;
+pub mod reply;
+pub mod strings;
 pub mod table;
 mod wire;
 
