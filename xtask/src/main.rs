@@ -1,19 +1,68 @@
-//! Tasks of the workspace: check, ci, tidy, codegen, sim, bench, measure.
+//! Tasks of the workspace: `cargo xtask help` lists them.
+//!
+//! Every task prints each command before it runs it, so that any step can be repeated by hand.
+
+mod arguments;
+mod bench;
+mod ci;
+mod codegen;
+mod layers;
+mod run;
+mod sim;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use arguments::Arguments;
 
-mod codegen;
+const HELP: &str = "\
+cargo xtask TASK
 
-fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        ["codegen"] => codegen::run(false),
-        ["codegen", "--check"] => codegen::run(true),
-        _ => bail!("usage: cargo xtask codegen [--check]"),
+  check                 fmt, clippy, tidy, unit tests, 20 simulator seeds: before every commit
+  ci                    everything: check, all tests, 200 seeds, real clients, fuzz smoke, docs
+  tidy                  the house rules that no compiler knows: layers, words, lengths, headers
+  codegen [--check]     writes protocol/src/methods.rs; with --check fails when it is stale
+  sim                   runs the simulator
+      --seeds N         that many seeds (default 20)
+      --seed S          this one seed
+      --cluster         several nodes instead of one
+      --break NAME      build with that safety broken on purpose; passes only if it is caught
+      --release         with the release profile instead of `ci`
+      -- ARGS           passed to the simulator as they stand
+  bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
+  help                  this text
+";
+
+fn main() -> ExitCode {
+    match task(&mut Arguments::from_env()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn task(arguments: &mut Arguments) -> Result<()> {
+    let Some(name) = arguments.next_word() else {
+        bail!("name a task\n\n{HELP}");
+    };
+    match name.as_str() {
+        "check" => arguments.finish().and_then(|()| ci::check()),
+        "ci" => arguments.finish().and_then(|()| ci::ci()),
+        "tidy" => arguments.finish().and_then(|()| tidy::run()),
+        "sim" => sim::Options::parse(arguments).and_then(|options| sim::run(&options)),
+        "codegen" => {
+            let check = arguments.flag("--check");
+            arguments.finish().and_then(|()| codegen::run(check))
+        }
+        "bench" => bench::run(arguments),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("there is no task `{other}`\n\n{HELP}"),
     }
 }
