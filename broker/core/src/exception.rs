@@ -24,7 +24,15 @@ impl Exception {
     /// An error whose scope is that of its code (soft: channel, hard: connection).
     #[must_use]
     pub fn new(code: ReplyCode, text: impl Into<String>) -> Self {
-        let scope = if code.is_hard() { Scope::Connection } else { Scope::Channel };
-        Self { code, scope, text: text.into() }
+        let scope = if code.is_hard() {
+            Scope::Connection
+        } else {
+            Scope::Channel
+        };
+        Self {
+            code,
+            scope,
+            text: text.into(),
+        }
     }
 }

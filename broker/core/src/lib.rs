@@ -3,7 +3,9 @@
 //! No clock, no random numbers, no I/O and no threads: a driver hands in bytes, events and the
 //! time, and carries out what comes back.
 
+pub mod dispatch;
 pub mod exception;
 pub mod ids;
 pub mod message;
+pub mod session;
 pub mod shard;

@@ -55,7 +55,12 @@ impl<'a> Parts<'a> {
         let (exchange, rest) = rest.split_at_checked(usize::from(head[0]))?;
         let (routing_key, rest) = rest.split_at_checked(usize::from(head[1]))?;
         let (properties, body) = rest.split_at_checked(properties)?;
-        Some(Self { exchange, routing_key, properties, body })
+        Some(Self {
+            exchange,
+            routing_key,
+            properties,
+            body,
+        })
     }
 }
 
@@ -72,8 +77,12 @@ mod tests {
 
     #[test]
     fn parts_survive_the_way_through_an_entry() {
-        let parts =
-            Parts { exchange: b"amq.topic", routing_key: b"a.b", properties: &[0, 0], body: b"hi" };
+        let parts = Parts {
+            exchange: b"amq.topic",
+            routing_key: b"a.b",
+            properties: &[0, 0],
+            body: b"hi",
+        };
         let mut out = BytesMut::new();
         parts.encode(&mut out);
         assert_eq!(out.len(), parts.encoded_len());

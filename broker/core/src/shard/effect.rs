@@ -27,10 +27,18 @@ pub enum Refusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
     NoQueue,
-    Counts { ready: u64, unacked: u64, consumers: u32 },
-    Purged { messages: u64 },
+    Counts {
+        ready: u64,
+        unacked: u64,
+        consumers: u32,
+    },
+    Purged {
+        messages: u64,
+    },
     /// The queue is closed: gone for publishers and consumers. Its row can be deleted.
-    Closed { messages: u64 },
+    Closed {
+        messages: u64,
+    },
     InUse,
     NotEmpty,
 }
@@ -39,18 +47,51 @@ pub enum Reply {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Messages for a consumer (`number` of the session's), in order.
-    Deliver { session: SessionId, number: u32, queue: QueueId, messages: Vec<Delivered> },
+    Deliver {
+        session: SessionId,
+        number: u32,
+        queue: QueueId,
+        messages: Vec<Delivered>,
+    },
     /// The answer to `Get`: the message, if there was one, and how many are ready after it.
-    Got { session: SessionId, token: Token, message: Option<Delivered>, ready: u64 },
-    Attached { session: SessionId, token: Token },
-    Refused { session: SessionId, token: Token, refusal: Refusal },
+    Got {
+        session: SessionId,
+        token: Token,
+        message: Option<Delivered>,
+        ready: u64,
+    },
+    Attached {
+        session: SessionId,
+        token: Token,
+    },
+    Refused {
+        session: SessionId,
+        token: Token,
+        refusal: Refusal,
+    },
     /// No delivery to this consumer comes after it.
-    Detached { session: SessionId, token: Token },
+    Detached {
+        session: SessionId,
+        token: Token,
+    },
     /// The queue is gone from under this consumer.
-    Cancelled { session: SessionId, number: u32, queue: QueueId },
-    Settled { session: SessionId, token: Token },
-    Reply { asker: SessionId, token: Token, reply: Reply },
+    Cancelled {
+        session: SessionId,
+        number: u32,
+        queue: QueueId,
+    },
+    Settled {
+        session: SessionId,
+        token: Token,
+    },
+    Reply {
+        asker: SessionId,
+        token: Token,
+        reply: Reply,
+    },
     /// An auto-delete queue lost its last consumer and is closed: whoever drives the node
     /// deletes its row (conditional on the id), then sends `Drop`.
-    Unused { queue: QueueId },
+    Unused {
+        queue: QueueId,
+    },
 }

@@ -66,32 +66,73 @@ pub struct Settle {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// Makes the queue if the shard does not have it. No answer; ordered before what follows.
-    Create { queue: QueueId, config: QueueConfig },
+    Create {
+        queue: QueueId,
+        config: QueueConfig,
+    },
     /// Drops the queue whose definition is gone: its row has a tombstone. Consumers are cancelled.
-    Drop { queue: QueueId },
+    Drop {
+        queue: QueueId,
+    },
     /// A conditional delete, shard first: commits `close`, which decides it. Answered by
     /// [`super::effect::Reply::Closed`], `InUse`, `NotEmpty` or `NoQueue`.
-    Close { queue: QueueId, if_unused: bool, if_empty: bool, asker: SessionId, token: Token },
+    Close {
+        queue: QueueId,
+        if_unused: bool,
+        if_empty: bool,
+        asker: SessionId,
+        token: Token,
+    },
     /// Answered by [`super::effect::Effect::Attached`] or `Refused`.
     Attach(Attach),
     /// `basic.cancel`: no more messages; those that are out stay out. Answered by `Detached`
     /// after the last delivery.
-    Detach { queue: QueueId, holder: Holder, token: Token },
+    Detach {
+        queue: QueueId,
+        holder: Holder,
+        token: Token,
+    },
     /// The holder is gone: detached, and what it held goes back, counted as a failed delivery.
     /// Also ends a `basic.get` holder. No answer.
-    Gone { queue: QueueId, holder: Holder },
+    Gone {
+        queue: QueueId,
+        holder: Holder,
+    },
     /// The session has written this much of what it was handed.
-    Credit { queue: QueueId, holder: Holder, messages: u32, bytes: u64 },
+    Credit {
+        queue: QueueId,
+        holder: Holder,
+        messages: u32,
+        bytes: u64,
+    },
     Settle(Settle),
     /// Answered by [`super::effect::Effect::Settled`] once all settles before it from this
     /// session are committed in this shard (`tx.commit`).
-    SettleBarrier { session: SessionId, token: Token },
+    SettleBarrier {
+        session: SessionId,
+        token: Token,
+    },
     /// Answered by [`super::effect::Effect::Got`].
-    Get { queue: QueueId, holder: Holder, auto_ack: bool, token: Token },
+    Get {
+        queue: QueueId,
+        holder: Holder,
+        auto_ack: bool,
+        token: Token,
+    },
     /// Drops every ready message. Answered by `Reply::Purged` when committed.
-    Purge { queue: QueueId, asker: SessionId, token: Token },
+    Purge {
+        queue: QueueId,
+        asker: SessionId,
+        token: Token,
+    },
     /// Answered by `Reply::Counts`.
-    Count { queue: QueueId, asker: SessionId, token: Token },
+    Count {
+        queue: QueueId,
+        asker: SessionId,
+        token: Token,
+    },
     /// The session is gone: as `Gone` for every holder of it in this shard. No answer.
-    SessionGone { session: SessionId },
+    SessionGone {
+        session: SessionId,
+    },
 }

@@ -1,0 +1,4 @@
+//! Joins sessions and shards: what a session wants done, and the steps of every declaration.
+
+pub mod operation;
+pub mod work;
