@@ -20,7 +20,8 @@ pub(crate) fn run(arguments: &mut Arguments) -> Result<()> {
     if !exists(&Workspace::load()?) {
         bail!("the workspace has no benchmarks yet");
     }
-    let call = Call::cargo("bench").args(["--workspace", "--benches"]);
+    // Not `--benches`: that takes libraries and binaries along, which know no criterion.
+    let call = Call::cargo("bench").args(["--workspace", "--bench", "*"]);
     if filter.is_none() && passed_on.is_empty() {
         return call.run();
     }

@@ -96,7 +96,7 @@ pub(crate) fn ci() -> Result<()> {
     });
     if bench::exists(&workspace) {
         // Only that they build: with the profile at hand, not the one that measures.
-        let call = cargo("bench").args(["--workspace", "--benches", "--no-run"]);
+        let call = cargo("bench").args(["--workspace", "--bench", "*", "--no-run"]);
         steps.push(Step {
             name: "benches build",
             call,
