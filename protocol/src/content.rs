@@ -1,6 +1,7 @@
 //! Content: the header frame behind a method, and the body frames behind that (AMQP 0-9-1, 4.2.6).
 //!
-//! Invariant: properties and body go out as they came in; only the frames around them are made here.
+//! Invariant: properties and body go out as they came in; only the frames around them are made
+//! here.
 
 use std::ops::Range;
 
@@ -34,7 +35,8 @@ impl<'a> ContentHeader<'a> {
     /// Decodes a header frame's payload.
     ///
     /// # Errors
-    /// 501 when it is too short or announces more than [`BODY_BYTES_MAX`]; 505 when the weight is not 0.
+    /// 501 when it is too short or announces more than [`BODY_BYTES_MAX`]; 505 when the weight is
+    /// not 0.
     #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let truncated = DecodeError::HeaderTruncated {
@@ -83,11 +85,11 @@ pub struct BodyFrame {
     pub range: Range<usize>,
 }
 
-/// Splits a body into frames without touching it, for writers that send slices (`writev`). An empty body
-/// has no frames.
+/// Splits a body into frames without touching it, for writers that send slices (`writev`). An empty
+/// body has no frames.
 ///
-/// `frame_max` is the negotiated size of a whole frame; below [`FRAME_MAX_BYTES_MIN`] (AMQP's 0 for "no
-/// limit" too) that minimum is used.
+/// `frame_max` is the negotiated size of a whole frame; below [`FRAME_MAX_BYTES_MIN`] (AMQP's 0 for
+/// "no limit" too) that minimum is used.
 #[must_use]
 pub fn body_frames(channel: u16, body_bytes: usize, frame_max: u32) -> BodyFrames {
     BodyFrames {

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - a frame borrows its payload from the input; nothing is copied;
-//! - a size over the limit is refused as soon as the seven bytes in front of the payload are there, so
-//!   a peer cannot make us wait for, or keep, more than frame_max.
+//! - a size over the limit is refused as soon as the seven bytes in front of the payload are there,
+//!   so a peer cannot make us wait for, or keep, more than frame_max.
 
 use bytes::{BufMut, BytesMut};
 
@@ -49,13 +49,13 @@ pub struct Frame<'a> {
 /// The frame at the start of `input` and how many bytes it takes, or `None` when more bytes are
 /// needed ([`bytes_needed`] says how many).
 ///
-/// `frame_max` is the negotiated size of a whole frame. As RabbitMQ we let a peer that forgot to count
-/// the eight bytes around the payload pass: the payload alone may be `frame_max` bytes. AMQP's 0 for "no
-/// limit" has no meaning here; the caller puts the real limit in its place.
+/// `frame_max` is the negotiated size of a whole frame. As RabbitMQ we let a peer that forgot to
+/// count the eight bytes around the payload pass: the payload alone may be `frame_max` bytes.
+/// AMQP's 0 for "no limit" has no meaning here; the caller puts the real limit in its place.
 ///
 /// # Errors
-/// 501 for a frame that is too large, of unknown type or with a wrong end octet, and for a heartbeat
-/// with a payload; 505 for a heartbeat on a channel.
+/// 501 for a frame that is too large, of unknown type or with a wrong end octet, and for a
+/// heartbeat with a payload; 505 for a heartbeat on a channel.
 #[inline]
 pub fn parse(input: &[u8], frame_max: u32) -> Result<Option<(Frame<'_>, usize)>, DecodeError> {
     let Some((head, rest)) = input.split_first_chunk::<FRAME_HEAD_BYTES>() else {

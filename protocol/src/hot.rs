@@ -1,14 +1,15 @@
-//! The few methods that travel with every message, by hand: publish, ack, nack and reject in; deliver,
-//! get-ok, return, ack and nack out.
+//! The few methods that travel with every message, by hand: publish, ack, nack and reject in;
+//! deliver, get-ok, return, ack and nack out.
 //!
 //! Invariants:
-//! - what is read and written here is what [`Method`] reads and writes, bit for bit (a test compares);
+//! - what is read and written here is what [`Method`] reads and writes, bit for bit (a test
+//!   compares);
 //! - [`parse`] gives `None` for whatever it does not know or like; [`Method::parse`] then has the
 //!   answer, or the error;
 //! - an encoder reserves once and then writes without asking again whether there is room.
 //!
-//! Unsafe: one place, the end of `Cut::finish`, makes the bytes written into the spare room part of the
-//! buffer. Strings longer than a short string are a bug of the caller and panic.
+//! Unsafe: one place, the end of `Cut::finish`, makes the bytes written into the spare room part of
+//! the buffer. Strings longer than a short string are a bug of the caller and panic.
 
 use std::mem::MaybeUninit;
 
@@ -135,7 +136,8 @@ pub fn encode_deliver(out: &mut BytesMut, channel: u16, deliver: &Deliver<'_>) {
     cut.finish();
 }
 
-/// Appends a whole delivery: method frame, header frame and the body, copied into body frames of at most
+/// Appends a whole delivery: method frame, header frame and the body, copied into body frames of at
+/// most
 /// `frame_max` bytes. For bodies too big to copy: [`encode_delivery_head`].
 #[inline]
 pub fn encode_delivery(
@@ -155,8 +157,8 @@ pub fn encode_delivery(
     cut.finish();
 }
 
-/// Appends method frame and header frame of a delivery whose body the caller sends by reference, in the
-/// frames of [`content::body_frames`].
+/// Appends method frame and header frame of a delivery whose body the caller sends by reference, in
+/// the frames of [`content::body_frames`].
 #[inline]
 pub fn encode_delivery_head(
     out: &mut BytesMut,
@@ -340,8 +342,8 @@ impl<'a> Cut<'a> {
     fn finish(self) {
         debug_assert_eq!(self.at, self.bytes, "announced and written bytes differ");
         let len = self.out.len() + self.at;
-        // SAFETY: `slice` is the only writer; it wrote the first `at` bytes of the spare room, front to
-        // back and inside the capacity, and nothing has touched the buffer since.
+        // SAFETY: `slice` is the only writer; it wrote the first `at` bytes of the spare room,
+        // front to back and inside the capacity, and nothing has touched the buffer since.
         unsafe { self.out.set_len(len) };
     }
 }

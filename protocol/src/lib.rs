@@ -7,10 +7,10 @@
 //!   the reply code to close with;
 //! - message properties and bodies are never re-encoded: they travel and are stored in wire form.
 //!
-//! The way in: [`preamble::parse`] for the first eight bytes, then [`frame::parse`] again and again,
-//! [`Method::parse`] (or [`hot::parse`] first) for method frames, [`ContentHeader::parse`] for header
-//! frames. The way out: [`Method::encode_frame`], [`hot`]'s encoders, [`content::encode`] or
-//! [`content::body_frames`].
+//! The way in: [`preamble::parse`] for the first eight bytes, then [`frame::parse`] again and
+//! again, [`Method::parse`] (or [`hot::parse`] first) for method frames, [`ContentHeader::parse`]
+//! for header frames. The way out: [`Method::encode_frame`], [`hot`]'s encoders,
+//! [`content::encode`] or [`content::body_frames`].
 
 pub mod content;
 pub mod error;

@@ -1,11 +1,11 @@
 //! The properties of a message: kept in wire form, read field by field when asked.
 //!
-//! Wire form: 16 bits of flags, the highest for the first property, then the fields whose flag is set,
-//! in order (AMQP 0-9-1, 4.2.6.1). Two bytes of zeros are no properties at all.
+//! Wire form: 16 bits of flags, the highest for the first property, then the fields whose flag is
+//! set, in order (AMQP 0-9-1, 4.2.6.1). Two bytes of zeros are no properties at all.
 //!
 //! Invariants:
-//! - [`Properties`] may hold anything; [`Properties::validate`] walks it once, and after its `Ok` every
-//!   accessor tells the truth. Without it a malformed field reads as absent. Nothing panics;
+//! - [`Properties`] may hold anything; [`Properties::validate`] walks it once, and after its `Ok`
+//!   every accessor tells the truth. Without it a malformed field reads as absent. Nothing panics;
 //! - what is not edited is carried over byte for byte.
 
 use crate::limits::SHORTSTR_BYTES_MAX;
@@ -312,7 +312,8 @@ fn skip_field(reader: &mut Reader<'_>, property: Property) -> Option<()> {
     }
 }
 
-/// Makes new properties out of old ones (or of [`Properties::EMPTY`]) with some fields replaced or removed.
+/// Makes new properties out of old ones (or of [`Properties::EMPTY`]) with some fields replaced or
+/// removed.
 #[derive(Debug, Clone)]
 pub struct PropertiesEditor<'a> {
     fields: [Field<'a>; Property::COUNT],

@@ -1,4 +1,5 @@
-//! Reply codes of `channel.close`, `connection.close` and `basic.return`, and how their text is made.
+//! Reply codes of `channel.close`, `connection.close` and `basic.return`, and how their text is
+//! made.
 
 use crate::limits::SHORTSTR_BYTES_MAX;
 

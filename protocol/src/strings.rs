@@ -1,4 +1,5 @@
-//! Short and long strings. On the wire both are bytes; that they are text is checked where it matters.
+//! Short and long strings. On the wire both are bytes; that they are text is checked where it
+//! matters.
 //!
 //! Invariant: a [`ShortStr`] and a [`ShortString`] hold at most 255 bytes, so encoding cannot fail.
 

@@ -29,7 +29,8 @@ pub enum TableError {
     TooLarge { bytes: usize, bytes_limit: usize },
 }
 
-/// A field table's content: name, type letter, value, and again. Without the 32-bit length in front.
+/// A field table's content: name, type letter, value, and again. Without the 32-bit length in
+/// front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Table<'a>(&'a [u8]);
 

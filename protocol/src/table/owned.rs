@@ -1,7 +1,8 @@
 //! Owned tables: for arguments that are kept and for headers that the broker makes.
 //!
-//! Invariant: encoding what was decoded gives a table that decodes to the same value. The bytes are the same
-//! too, but for the two spellings that RabbitMQ normalises as well: `L` becomes `l`, a true bool becomes 1.
+//! Invariant: encoding what was decoded gives a table that decodes to the same value. The bytes are
+//! the same too, but for the two spellings that RabbitMQ normalises as well: `L` becomes `l`, a
+//! true bool becomes 1.
 
 use crate::ShortString;
 use crate::table::{Array, Table, TableError, Value};
@@ -55,8 +56,8 @@ impl FieldTable {
         self.0.iter().find(field).map(|(_, value)| value)
     }
 
-    /// Puts the value in the place of the first of that name, or at the end; later ones of that name
-    /// go.
+    /// Puts the value in the place of the first of that name, or at the end; later ones of that
+    /// name go.
     pub fn set(&mut self, name: ShortString, value: FieldValue) {
         let Some(at) = self.0.iter().position(|(found, _)| *found == name) else {
             self.0.push((name, value));

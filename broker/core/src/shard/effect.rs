@@ -1,4 +1,5 @@
-//! What a shard's leader wants carried out. Every effect but `Unused` goes to one session, in order.
+//! What a shard's leader wants carried out. Every effect but `Unused` goes to one session, in
+//! order.
 
 use bytes::Bytes;
 
