@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod codegen;
 mod layers;
+mod measure;
 mod run;
 mod sim;
 mod tidy;
@@ -32,6 +33,8 @@ cargo xtask TASK
       --release         with the release profile instead of `ci`
       -- ARGS           passed to the simulator as they stand
   bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
+  measure NAME          starts brokers and measures them; without a name lists what there is
+      --rounds N        that many rounds, of which the medians count (default 5)
   help                  this text
 ";
 
@@ -59,6 +62,7 @@ fn task(arguments: &mut Arguments) -> Result<()> {
             arguments.finish().and_then(|()| codegen::run(check))
         }
         "bench" => bench::run(arguments),
+        "measure" => measure::run(arguments),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -1,0 +1,37 @@
+//! `cargo xtask measure NAME`: measurements that start what they measure, print every command and
+//! end with a Markdown table for `docs/performance.md`.
+//!
+//! Brokers take turns within a round, so that what the machine does meanwhile meets all of them.
+
+mod brokers;
+mod empty;
+mod process;
+mod table;
+
+use anyhow::{Result, bail};
+
+use crate::arguments::Arguments;
+
+/// Name, what it measures, how.
+type Measurement = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>);
+
+const MEASUREMENTS: &[Measurement] = &[(
+    "empty",
+    "start, memory and idle CPU of an empty node, beside RabbitMQ",
+    empty::run,
+)];
+
+/// Runs the measurement that the command line names.
+///
+/// # Errors
+/// When there is none of that name, or it fails.
+pub(crate) fn run(arguments: &mut Arguments) -> Result<()> {
+    let name = arguments.next_word().unwrap_or_default();
+    let Some((_, _, measure)) = MEASUREMENTS.iter().find(|(known, ..)| *known == name) else {
+        let lines = MEASUREMENTS
+            .iter()
+            .map(|(known, what, _)| format!("  {known:<10} {what}\n"));
+        bail!("measure what? There is:\n{}", lines.collect::<String>());
+    };
+    measure(arguments)
+}
