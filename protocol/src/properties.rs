@@ -110,11 +110,15 @@ impl<'a> Properties<'a> {
     /// No property set.
     pub const EMPTY: Properties<'static> = Properties(&[0, 0]);
 
-    /// Takes the bytes as they are, for instance out of the log.
+    /// Takes the bytes as they are, for instance out of the log. No bytes stand for no properties.
     #[must_use]
     #[inline]
     pub const fn from_raw(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+        if bytes.is_empty() {
+            Self::EMPTY
+        } else {
+            Self(bytes)
+        }
     }
 
     /// The wire form, flags first.
@@ -507,7 +511,6 @@ mod tests {
                 "{raw:?}"
             );
         };
-        check(&[], PropertyError::Truncated);
         check(&[0x80], PropertyError::Truncated);
         check(&[0x80, 0], PropertyError::Truncated);
         check(&[0x80, 0, 3, b'a', b'b'], PropertyError::Truncated);
@@ -521,6 +524,6 @@ mod tests {
             PropertyError::Headers(letter),
         );
         assert_eq!(Properties::from_raw(&[0x80, 0, 9]).content_type(), None);
-        assert_eq!(Properties::from_raw(&[]).flags(), 0);
+        assert_eq!(Properties::from_raw(&[]), Properties::EMPTY);
     }
 }
