@@ -10,8 +10,7 @@ use bytes::{BufMut, BytesMut};
 use crate::limits::{
     BODY_BYTES_MAX, FRAME_END, FRAME_HEAD_BYTES, FRAME_MAX_BYTES_MIN, FRAME_OVERHEAD_BYTES,
 };
-use crate::wire::Reader;
-use crate::{DecodeError, FrameKind, Properties, frame};
+use crate::{DecodeError, FrameKind, FrameSnippet, Properties, frame};
 
 /// The only class whose methods carry content.
 pub const CLASS_BASIC: u16 = 60;
@@ -39,15 +38,20 @@ impl<'a> ContentHeader<'a> {
     /// not 0.
     #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {
-        let truncated = DecodeError::HeaderTruncated {
-            bytes: payload.len(),
+        let Some((head, properties)) = payload.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(DecodeError::UnknownFrame {
+                kind: FrameKind::Header as u8,
+                payload: FrameSnippet::new(payload),
+            });
         };
-        let mut reader = Reader::new(payload);
-        let class_id = reader.u16().ok_or(truncated)?;
-        let weight = reader.u16().ok_or(truncated)?;
-        let body_size = reader.u64().ok_or(truncated)?;
-        if reader.rest().len() < 2 {
-            return Err(truncated);
+        let [c0, c1, w0, w1, body_size @ ..] = *head;
+        let class_id = u16::from_be_bytes([c0, c1]);
+        let weight = u16::from_be_bytes([w0, w1]);
+        let body_size = u64::from_be_bytes(body_size);
+        if properties.len() < 2 {
+            return Err(DecodeError::HeaderTruncated {
+                bytes: payload.len(),
+            });
         }
         if weight != 0 {
             return Err(DecodeError::HeaderWeight { weight });
@@ -59,7 +63,7 @@ impl<'a> ContentHeader<'a> {
             class_id,
             weight,
             body_size,
-            properties: Properties::from_raw(reader.rest()),
+            properties: Properties::from_raw(properties),
         })
     }
 
@@ -220,7 +224,8 @@ mod tests {
             assert_eq!(ContentHeader::parse(raw), Err(expected), "{raw:?}");
         };
         assert!(ContentHeader::parse(&header(0, BODY_BYTES_MAX, &[0, 0])).is_ok());
-        check(&[], DecodeError::HeaderTruncated { bytes: 0 });
+        let payload = FrameSnippet::new(&[0, 60]);
+        check(&[0, 60], DecodeError::UnknownFrame { kind: 2, payload });
         check(
             &header(0, 0, &[0]),
             DecodeError::HeaderTruncated { bytes: 13 },

@@ -23,10 +23,11 @@ pub enum DecodeError {
         found: u8,
         payload: FrameSnippet,
     },
+    /// Of no known type, or too short to be what its type says.
     #[error("type {kind}, {payload}: unknown_frame")]
     UnknownFrame { kind: u8, payload: FrameSnippet },
     /// Heartbeats belong to channel 0 (AMQP 0-9-1, 4.2.7).
-    #[error("type 8, all octets = <<>>: heartbeat on channel {channel}")]
+    #[error("type 8, all octets = <<>>")]
     HeartbeatOnChannel { channel: u16 },
     #[error("unimplemented method")]
     UnknownMethod { class_id: u16, method_id: u16 },
@@ -40,7 +41,7 @@ pub enum DecodeError {
     },
     #[error("content header of {bytes} bytes is too short")]
     HeaderTruncated { bytes: usize },
-    #[error("content header weight is {weight}, must be 0")]
+    #[error("expected content header of weight 0, got one of weight {weight} instead")]
     HeaderWeight { weight: u16 },
     #[error(
         "content body size {bytes} exceeds maximum allowed size {}",
@@ -51,7 +52,7 @@ pub enum DecodeError {
     Properties(#[from] PropertyError),
     #[error("cannot decode table: {0}")]
     Table(#[from] TableError),
-    #[error("malformed UTF-8 in shortstr")]
+    #[error("Malformed UTF-8 in shortstr")]
     NotUtf8,
 }
 

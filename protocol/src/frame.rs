@@ -215,7 +215,7 @@ mod tests {
             (
                 frame_bytes(8, 3, b"", FRAME_END),
                 ReplyCode::UnexpectedFrame,
-                "type 8, all octets = <<>>: heartbeat on channel 3",
+                "type 8, all octets = <<>>",
             ),
         ];
         for (bytes, code, text) in cases {

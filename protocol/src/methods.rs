@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::{BufMut, BytesMut};
 
 use crate::wire::{Reader, put_long_bytes, put_method_frame, put_short_str};
-use crate::{DecodeError, LongStr, Sender, ShortStr, Table};
+use crate::{DecodeError, FrameKind, FrameSnippet, LongStr, Sender, ShortStr, Table};
 
 /// Any method.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,13 +88,15 @@ impl<'a> Method<'a> {
     /// Tables are taken as they are; see [`Table::validate`].
     ///
     /// # Errors
-    /// 503 for a method that AMQP 0-9-1 does not have; 502 when it is too short or too long.
+    /// 503 for a method that AMQP 0-9-1 does not have; 502 when its fields are too short or too long;
+    /// 501 when not even the ids are there.
     pub fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
         let (Some(class_id), Some(method_id)) = (reader.u16(), reader.u16()) else {
-            return Err(DecodeError::MethodTruncated {
-                class_id: 0,
-                method_id: 0,
+            let payload = FrameSnippet::new(payload);
+            return Err(DecodeError::UnknownFrame {
+                kind: FrameKind::Method as u8,
+                payload,
             });
         };
         let method = match u32::from(class_id) << 16 | u32::from(method_id) {

@@ -8,6 +8,8 @@
 //!   every accessor tells the truth. Without it a malformed field reads as absent. Nothing panics;
 //! - what is not edited is carried over byte for byte.
 
+use std::fmt;
+
 use crate::limits::SHORTSTR_BYTES_MAX;
 use crate::wire::Reader;
 use crate::{FieldTable, LongStr, ShortStr, Table, TableError};
@@ -97,7 +99,7 @@ pub enum PropertyError {
 }
 
 /// A message's properties in wire form, flags first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Properties<'a>(&'a [u8]);
 
 impl Default for Properties<'_> {
@@ -294,6 +296,29 @@ impl<'a> Properties<'a> {
             }
         }
         PropertiesEditor { fields }
+    }
+}
+
+/// For traces: the properties that are set, by name.
+impl fmt::Debug for Properties<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Err(error) = self.validate() {
+            return write!(f, "properties of {} bytes ({error})", self.0.len());
+        }
+        let mut map = f.debug_map();
+        for property in Property::ALL {
+            let Some(mut field) = self.at(property) else {
+                continue;
+            };
+            map.key(&format_args!("{}", property.name()));
+            match property {
+                Property::Headers => map.value(&field.table().unwrap_or_default()),
+                Property::DeliveryMode | Property::Priority => map.value(&field.u8().unwrap_or(0)),
+                Property::Timestamp => map.value(&field.u64().unwrap_or(0)),
+                _ => map.value(&field.short_str().unwrap_or_default()),
+            };
+        }
+        map.finish()
     }
 }
 

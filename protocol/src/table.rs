@@ -6,7 +6,10 @@
 //! Invariants:
 //! - a [`Table`] or [`Array`] may hold anything; errors come out where the bytes are read;
 //! - reading never recurses deeper than [`TABLE_DEPTH_MAX`];
+//! - `Debug` is safe on any bytes: what is malformed prints as its size and its error;
 //! - a key may occur twice; look-ups find the first, as RabbitMQ's do.
+
+use std::fmt;
 
 use crate::limits::{TABLE_BYTES_MAX, TABLE_DEPTH_MAX};
 use crate::wire::Reader;
@@ -31,11 +34,11 @@ pub enum TableError {
 
 /// A field table's content: name, type letter, value, and again. Without the 32-bit length in
 /// front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Table<'a>(&'a [u8]);
 
 /// A field array's content: type letter, value, and again. Without the 32-bit length in front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Array<'a>(&'a [u8]);
 
 /// One value, borrowed.
@@ -162,6 +165,15 @@ impl<'a> Table<'a> {
     }
 }
 
+impl fmt::Debug for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.validate() {
+            Ok(()) => f.debug_map().entries(self.iter().flatten()).finish(),
+            Err(error) => write!(f, "table of {} bytes ({error})", self.0.len()),
+        }
+    }
+}
+
 impl<'a> IntoIterator for Table<'a> {
     type Item = Result<(ShortStr<'a>, Value<'a>), TableError>;
     type IntoIter = TableIter<'a>;
@@ -213,6 +225,15 @@ impl<'a> Array<'a> {
     pub const fn iter(self) -> ArrayIter<'a> {
         ArrayIter {
             reader: Reader::new(self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Array<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match skip_array(&mut Reader::new(self.0), 1) {
+            Ok(()) => f.debug_list().entries(self.iter().flatten()).finish(),
+            Err(error) => write!(f, "array of {} bytes ({error})", self.0.len()),
         }
     }
 }
