@@ -1,7 +1,7 @@
 //! Field tables and arrays as they stand on the wire: kept raw, read when asked.
 //!
-//! Type letters are RabbitMQ's (<https://www.rabbitmq.com/amqp-0-9-1-errata>): `t b B s u I i l L f d D S x
-//! A F T V`, where `l` and `L` are both signed 64-bit.
+//! Type letters are RabbitMQ's (<https://www.rabbitmq.com/amqp-0-9-1-errata>):
+//! `t b B s u I i l L f d D S x A F T V`, where `l` and `L` are both signed 64-bit.
 //!
 //! Invariants:
 //! - a [`Table`] or [`Array`] may hold anything; errors come out where the bytes are read;

@@ -385,8 +385,8 @@ fn parse(out: &mut String, items: &[Item<'_>]) -> Result<()> {
         /// Tables are taken as they are; see [`Table::validate`].
         ///
         /// # Errors
-        /// 503 for a method that AMQP 0-9-1 does not have; 502 when its fields are too short or too long;
-        /// 501 when not even the ids are there.
+        /// 503 for a method that AMQP 0-9-1 does not have; 502 when its fields are too short or too
+        /// long; 501 when not even the ids are there.
         pub fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {{
             let mut reader = Reader::new(payload);
             let (Some(class_id), Some(method_id)) = (reader.u16(), reader.u16()) else {{
