@@ -6,5 +6,6 @@
 
 pub mod batch;
 pub mod ids;
+pub mod inbox;
 pub mod machine;
 pub mod rows;

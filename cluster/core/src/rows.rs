@@ -30,9 +30,14 @@ pub enum Precondition {
 /// One change to a row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
-    Put { row: RowKey, value: Bytes },
+    Put {
+        row: RowKey,
+        value: Bytes,
+    },
     /// Deleting what is not there is a write like any other.
-    Delete { row: RowKey },
+    Delete {
+        row: RowKey,
+    },
 }
 
 /// Preconditions and writes, applied whole or not at all.

@@ -1,0 +1,81 @@
+//! What a lane accepts and what it hands out: two closed sets, no channel, no thread in them.
+//!
+//! `I` and `E` are the input and effect of the machine that queue shards run
+//! ([`crate::machine::Machine`]); `T` is a ticket that names who waits for a batch, copied
+//! through unchanged.
+
+use crate::batch::{Batch, Outcome};
+use crate::ids::{ShardId, Term};
+use crate::rows::{Change, Committed, Transaction};
+
+/// Something that happens to a lane.
+#[derive(Debug)]
+pub enum Input<I, T> {
+    /// Commands for a queue shard's log. Answered once, in `Outputs::done`.
+    Propose {
+        shard: ShardId,
+        batch: Batch,
+        ticket: T,
+    },
+    /// For the leader's side of a queue shard's machine.
+    Machine { shard: ShardId, input: I },
+    /// For a rows shard. Answered once, in `Outputs::committed`.
+    Transact {
+        shard: ShardId,
+        transaction: Transaction,
+        ticket: T,
+    },
+    /// Time may have passed: nothing else to say.
+    Tick,
+    /// What the file system that holds the log has left.
+    FreeDisk { bytes: u64 },
+    /// Refuse what comes from here on, write checkpoints, sync, then report `Outputs::stopped`.
+    Stop,
+}
+
+/// What one step of a lane wants done and has to tell.
+///
+/// Its taker handles `changes` before the rest: they are what an outcome in `committed` or an
+/// effect of the same step may refer to.
+#[derive(Debug)]
+pub struct Outputs<E, T> {
+    /// Rows written, per shard in the order of their versions. After a start the first ones are
+    /// all rows that exist.
+    pub changes: Vec<(ShardId, Vec<Change>)>,
+    /// What came of transactions. `None`: the lane refused it (stopping, no room in the log).
+    pub committed: Vec<(T, Option<Committed>)>,
+    /// What came of batches, in order per shard.
+    pub done: Vec<(T, Outcome)>,
+    /// What the machines of led shards want carried out, in order per shard.
+    pub effects: Vec<E>,
+    /// Shards that this node leads from here on (with the term), or no longer leads (`None`).
+    pub roles: Vec<(ShardId, Option<Term>)>,
+    /// Everything is on disk and nothing will come any more.
+    pub stopped: bool,
+}
+
+impl<E, T> Default for Outputs<E, T> {
+    fn default() -> Self {
+        Self {
+            changes: Vec::new(),
+            committed: Vec::new(),
+            done: Vec::new(),
+            effects: Vec::new(),
+            roles: Vec::new(),
+            stopped: false,
+        }
+    }
+}
+
+impl<E, T> Outputs<E, T> {
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+            && self.committed.is_empty()
+            && self.done.is_empty()
+            && self.effects.is_empty()
+            && self.roles.is_empty()
+            && !self.stopped
+    }
+}
