@@ -5,6 +5,7 @@
 //! new file is checked before it is committed.
 
 mod manifests;
+mod pages;
 mod shape;
 mod source;
 mod tokens;
@@ -75,6 +76,14 @@ pub(crate) fn run() -> Result<()> {
         shape::machine_paths(path, &text, &mut findings);
         if path.ends_with("/Cargo.toml") {
             manifests::check(path, &text, &mut findings);
+        }
+        if path.ends_with(".md") {
+            pages::check(
+                path,
+                &text,
+                |target| workspace.root.join(target).exists(),
+                &mut findings,
+            );
         }
         if path.ends_with(".rs") {
             sources.push(Source::new(path, &text));
