@@ -124,16 +124,27 @@ fn lints() -> Vec<Step> {
 }
 
 /// All tests: those without a special need at once, then package by package.
+///
+/// Targets are selected by name and never by package: `-p` and `--exclude` would change which
+/// features the dependencies have, and build them again.
 fn tests(workspace: &Workspace) -> Vec<Step> {
     let special = [CONFORMANCE, FAULTS, FUZZ].map(|name| workspace.package(name));
-    let excluded = special
+    let is_special = |package: &Package| [CONFORMANCE, FAULTS, FUZZ].contains(&&*package.name);
+    let ordinary = workspace
+        .packages
         .iter()
-        .flatten()
-        .flat_map(|p| ["--exclude", p.name.as_str()]);
-    let mut steps = vec![Step {
-        name: "tests",
-        call: test().args(excluded),
-    }];
+        .filter(|package| !is_special(package));
+    let flags = ordinary.flat_map(|package| test_flags(Some(package)));
+    let mut steps = vec![
+        Step {
+            name: "tests",
+            call: test().args(["--lib", "--bins"]).args(flags),
+        },
+        Step {
+            name: "doc tests",
+            call: test().arg("--doc"),
+        },
+    ];
     let warren = workspace
         .binary(PROFILE, "warren")
         .to_string_lossy()
@@ -290,11 +301,13 @@ mod tests {
         let names = |workspace: &Workspace| -> Vec<&str> {
             tests(workspace).iter().map(|step| step.name).collect()
         };
-        assert_eq!(
-            names(&workspace(&[("warren", &[("bin", "warren")])])),
-            ["tests"]
-        );
+        let small: &[(&str, &[(&str, &str)])] = &[("warren", &[("bin", "warren")])];
+        assert_eq!(names(&workspace(small)), ["tests", "doc tests"]);
         let full: &[(&str, &[(&str, &str)])] = &[
+            (
+                "warren-protocol",
+                &[("lib", "warren_protocol"), ("test", "codec")],
+            ),
             (CONFORMANCE, &[("test", "clients")]),
             (FUZZ, &[("test", "frames"), ("test", "records")]),
             (FAULTS, &[("lib", "faults")]),
@@ -302,20 +315,15 @@ mod tests {
         let steps = tests(&workspace(full));
         let lines: Vec<String> = steps.iter().map(|step| step.call.to_string()).collect();
         assert_eq!(
-            lines[0],
-            "cargo test --profile ci --workspace --exclude warren-conformance \
-             --exclude warren-faults --exclude warren-fuzz"
+            lines,
+            [
+                "cargo test --profile ci --workspace --lib --bins --test codec",
+                "cargo test --profile ci --workspace --doc",
+                "WARREN_BIN=/t/ci/warren cargo test --profile ci --workspace --test clients",
+                "BOLERO_RANDOM_TEST_TIME_MS=30000 cargo test --profile ci --workspace \
+                 --test frames --test records",
+            ]
         );
-        assert_eq!(
-            lines[1],
-            "WARREN_BIN=/t/ci/warren cargo test --profile ci --workspace --test clients"
-        );
-        assert_eq!(
-            lines[2],
-            "BOLERO_RANDOM_TEST_TIME_MS=30000 cargo test --profile ci --workspace \
-             --test frames --test records"
-        );
-        assert_eq!(lines.len(), 3);
     }
 
     #[test]
