@@ -8,8 +8,8 @@
 //!   answer, or the error;
 //! - an encoder reserves once and then writes without asking again whether there is room.
 //!
-//! Unsafe: one place, the end of `Cut::finish`, makes the bytes written into the spare room part of
-//! the buffer. Strings longer than a short string are a bug of the caller and panic.
+//! Unsafe: one place, the end of `append`, makes the bytes written into the spare room part of the
+//! buffer. Strings longer than a short string are a bug of the caller and panic.
 
 use std::mem::MaybeUninit;
 
@@ -131,9 +131,9 @@ pub struct Return<'a> {
 /// Appends the method frame of a delivery; content follows, see [`content`].
 #[inline]
 pub fn encode_deliver(out: &mut BytesMut, channel: u16, deliver: &Deliver<'_>) {
-    let mut cut = Cut::new(out, OVERHEAD + deliver.payload_bytes());
-    deliver.write(&mut cut, channel);
-    cut.finish();
+    append(out, OVERHEAD + deliver.payload_bytes(), |cut| {
+        deliver.write(cut, channel);
+    });
 }
 
 /// Appends a whole delivery: method frame, header frame and the body, copied into body frames of at
@@ -150,11 +150,11 @@ pub fn encode_delivery(
 ) {
     let method_bytes = OVERHEAD + deliver.payload_bytes();
     let content_bytes = content_bytes(properties, body.len(), frame_max);
-    let mut cut = Cut::new(out, method_bytes + content_bytes);
-    deliver.write(&mut cut, channel);
-    cut.header_frame(channel, properties, body.len());
-    cut.body_frames(channel, body, frame_max);
-    cut.finish();
+    append(out, method_bytes + content_bytes, |cut| {
+        deliver.write(cut, channel);
+        cut.header_frame(channel, properties, body.len());
+        cut.body_frames(channel, body, frame_max);
+    });
 }
 
 /// Appends method frame and header frame of a delivery whose body the caller sends by reference, in
@@ -168,40 +168,44 @@ pub fn encode_delivery_head(
     body_bytes: usize,
 ) {
     let header_bytes = OVERHEAD + HEADER_BYTES + properties.as_bytes().len();
-    let mut cut = Cut::new(out, OVERHEAD + deliver.payload_bytes() + header_bytes);
-    deliver.write(&mut cut, channel);
-    cut.header_frame(channel, properties, body_bytes);
-    cut.finish();
+    append(
+        out,
+        OVERHEAD + deliver.payload_bytes() + header_bytes,
+        |cut| {
+            deliver.write(cut, channel);
+            cut.header_frame(channel, properties, body_bytes);
+        },
+    );
 }
 
 /// Appends the method frame of a get-ok; content follows.
 pub fn encode_get_ok(out: &mut BytesMut, channel: u16, get_ok: &GetOk<'_>) {
     let payload_bytes = 4 + 8 + 1 + 1 + get_ok.exchange.len() + 1 + get_ok.routing_key.len() + 4;
-    let mut cut = Cut::new(out, OVERHEAD + payload_bytes);
-    cut.frame_head(FrameKind::Method, channel, payload_bytes);
-    cut.put(BASIC_GET_OK);
-    cut.put(get_ok.delivery_tag.to_be_bytes());
-    cut.put([u8::from(get_ok.redelivered)]);
-    cut.short_str(get_ok.exchange);
-    cut.short_str(get_ok.routing_key);
-    cut.put(get_ok.message_count.to_be_bytes());
-    cut.put([FRAME_END]);
-    cut.finish();
+    append(out, OVERHEAD + payload_bytes, |cut| {
+        cut.frame_head(FrameKind::Method, channel, payload_bytes);
+        cut.put(BASIC_GET_OK);
+        cut.put(get_ok.delivery_tag.to_be_bytes());
+        cut.put([u8::from(get_ok.redelivered)]);
+        cut.short_str(get_ok.exchange);
+        cut.short_str(get_ok.routing_key);
+        cut.put(get_ok.message_count.to_be_bytes());
+        cut.put([FRAME_END]);
+    });
 }
 
 /// Appends the method frame of a return; content follows.
 pub fn encode_return(out: &mut BytesMut, channel: u16, returned: &Return<'_>) {
     let strings = [returned.reply_text, returned.exchange, returned.routing_key];
     let payload_bytes = 4 + 2 + strings.iter().map(|text| 1 + text.len()).sum::<usize>();
-    let mut cut = Cut::new(out, OVERHEAD + payload_bytes);
-    cut.frame_head(FrameKind::Method, channel, payload_bytes);
-    cut.put(BASIC_RETURN);
-    cut.put(returned.reply_code.to_be_bytes());
-    for text in strings {
-        cut.short_str(text);
-    }
-    cut.put([FRAME_END]);
-    cut.finish();
+    append(out, OVERHEAD + payload_bytes, |cut| {
+        cut.frame_head(FrameKind::Method, channel, payload_bytes);
+        cut.put(BASIC_RETURN);
+        cut.put(returned.reply_code.to_be_bytes());
+        for text in strings {
+            cut.short_str(text);
+        }
+        cut.put([FRAME_END]);
+    });
 }
 
 /// Appends a basic.ack, which confirms publishes.
@@ -274,27 +278,32 @@ fn content_bytes(properties: Properties<'_>, body_bytes: usize, frame_max: u32) 
     OVERHEAD + HEADER_BYTES + properties.as_bytes().len() + body_frames * OVERHEAD + body_bytes
 }
 
-/// A stretch of the buffer's spare room of exactly the announced size, filled front to back.
-struct Cut<'a> {
-    out: &'a mut BytesMut,
-    /// Where the next byte goes, counted from the buffer's end; all before it is written.
-    at: usize,
-    bytes: usize,
+/// Appends exactly `bytes` bytes, which `fill` writes.
+#[inline]
+fn append(out: &mut BytesMut, bytes: usize, fill: impl FnOnce(&mut Cut<'_>)) {
+    out.reserve(bytes);
+    let mut cut = Cut {
+        rest: &mut out.spare_capacity_mut()[..bytes],
+    };
+    fill(&mut cut);
+    assert!(cut.rest.is_empty(), "fewer bytes written than announced");
+    let len = out.len() + bytes;
+    // SAFETY: the capacity holds `bytes` more, and all of them are written: `rest` began as those
+    // bytes, only `Cut::slice` shortens it, by what it has just written, and nothing of it is left.
+    unsafe { out.set_len(len) };
 }
 
-impl<'a> Cut<'a> {
-    #[inline]
-    fn new(out: &'a mut BytesMut, bytes: usize) -> Self {
-        out.reserve(bytes);
-        Self { out, at: 0, bytes }
-    }
+/// Room in the buffer that is not written yet; filled front to back.
+struct Cut<'a> {
+    rest: &'a mut [MaybeUninit<u8>],
+}
 
+impl Cut<'_> {
     #[inline]
     fn slice(&mut self, bytes: &[u8]) {
-        let end = self.at + bytes.len();
-        let room: &mut [MaybeUninit<u8>] = &mut self.out.spare_capacity_mut()[self.at..end];
+        let (room, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes.len());
         room.write_copy_of_slice(bytes);
-        self.at = end;
+        self.rest = rest;
     }
 
     #[inline]
@@ -336,14 +345,5 @@ impl<'a> Cut<'a> {
             self.slice(&body[frame.range]);
             self.put([FRAME_END]);
         }
-    }
-
-    #[inline]
-    fn finish(self) {
-        debug_assert_eq!(self.at, self.bytes, "announced and written bytes differ");
-        let len = self.out.len() + self.at;
-        // SAFETY: `slice` is the only writer; it wrote the first `at` bytes of the spare room,
-        // front to back and inside the capacity, and nothing has touched the buffer since.
-        unsafe { self.out.set_len(len) };
     }
 }

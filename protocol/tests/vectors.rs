@@ -1,8 +1,8 @@
 //! Captured traffic: every frame must decode to the trace that stands below it, and encode to the
 //! bytes it came from.
 //!
-//! A file of `testdata` has lines of a side (`C` client, `S` server) and hex bytes, each followed by
-//! the expected trace, indented. `UPDATE_EXPECT=1` writes the traces anew.
+//! A file of `testdata` has lines of a side (`C` client, `S` server) and hex bytes, each followed
+//! by the expected trace, indented. `UPDATE_EXPECT=1` writes the traces anew.
 
 use std::fmt::Write as _;
 use std::path::Path;
