@@ -102,5 +102,7 @@ pub enum Answer {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Response {
     Committed(Committed),
+    /// The node could not take the transaction (it is stopping, or its log is full).
+    NotCommitted,
     Reply(Reply),
 }

@@ -18,6 +18,8 @@ pub enum Event {
     Done { number: u64, outcome: Outcome },
     /// A transaction has its outcome.
     Committed { token: Token, committed: Committed },
+    /// The node could not take a transaction (it is stopping, or its log is full).
+    NotCommitted { token: Token },
     /// From a queue's leader.
     Shard(Effect),
     /// For a channel's reply consumer; dropped when the nonce is not that of the present one.

@@ -1,0 +1,262 @@
+//! Every key that the configuration knows, once.
+
+use super::values::{
+    LogFormat, MemoryLimit, address, boolean, fraction, integer, list, size, text,
+};
+use super::Config;
+
+type Set = fn(&mut Config, &toml::Value) -> Result<(), String>;
+
+/// A key and what it changes.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    set: Set,
+}
+
+impl Key {
+    pub(super) fn set(&self, config: &mut Config, value: &toml::Value) -> Result<(), String> {
+        (self.set)(config, value)
+    }
+
+    /// `listeners.tcp.default` is `WARREN_LISTENERS_TCP_DEFAULT`.
+    fn variable(&self) -> String {
+        let name = self.name.strip_prefix("warren.").unwrap_or(self.name);
+        format!("WARREN_{}", name.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// Variables that other parts of Warren read themselves.
+pub(super) const IGNORED_VARIABLES: &[&str] =
+    &["WARREN_CONFIG", "WARREN_BIN", "WARREN_SERVER", "WARREN_LOG"];
+
+/// Keys of RabbitMQ that this version refuses with a reason rather than as unknown.
+const UNSUPPORTED: &[&str] = &[
+    "listeners.ssl",
+    "ssl_options",
+    "management.ssl",
+    "management.load_definitions",
+    "load_definitions",
+    "definitions",
+    "consumer_timeout",
+    "default_queue_type",
+    "vhost_max",
+    "cluster_queue_limit",
+    "cluster_exchange_limit",
+    "cluster_formation",
+    "auth_backends",
+    "auth_mechanisms",
+    "default_policies",
+    "default_limits",
+    "proxy_protocol",
+];
+
+fn flag(config: &mut bool, value: &toml::Value) -> Result<(), String> {
+    *config = boolean(value)?;
+    Ok(())
+}
+
+const KEYS: &[Key] = &[
+    Key { name: "warren.node_name", set: |c, v| Ok(c.node_name = text(v)?) },
+    Key { name: "warren.data_dir", set: |c, v| Ok(c.data_dir = text(v)?.into()) },
+    Key {
+        name: "listeners.tcp.default",
+        set: |c, v| {
+            c.amqp = vec![address(v, Config::default().amqp[0])?];
+            Ok(())
+        },
+    },
+    Key {
+        name: "warren.listeners.tcp",
+        set: |c, v| {
+            let fallback = Config::default().amqp[0];
+            c.amqp = list(v)?
+                .into_iter()
+                .map(|item| address(&toml::Value::String(item), fallback))
+                .collect::<Result<_, _>>()?;
+            if c.amqp.is_empty() { Err("the list is empty".into()) } else { Ok(()) }
+        },
+    },
+    Key { name: "management.tcp.port", set: |c, v| Ok(c.http = address(v, c.http)?) },
+    Key { name: "management.tcp.ip", set: |c, v| Ok(c.http.set_ip(ip(v)?)) },
+    Key { name: "prometheus.tcp.port", set: |c, v| Ok(c.metrics = address(v, c.metrics)?) },
+    Key { name: "prometheus.tcp.ip", set: |c, v| Ok(c.metrics.set_ip(ip(v)?)) },
+    Key { name: "warren.cluster_addr", set: |c, v| Ok(c.cluster = address(v, c.cluster)?) },
+    Key { name: "default_user", set: |c, v| Ok(c.default_user = Some(text(v)?)) },
+    Key { name: "default_pass", set: |c, v| Ok(c.default_pass = Some(text(v)?)) },
+    Key { name: "default_vhost", set: |c, v| Ok(c.default_vhost = text(v)?) },
+    Key { name: "default_user_tags.administrator", set: |c, v| tag(c, "administrator", v) },
+    Key { name: "default_user_tags.management", set: |c, v| tag(c, "management", v) },
+    Key { name: "default_user_tags.monitoring", set: |c, v| tag(c, "monitoring", v) },
+    Key { name: "default_user_tags.policymaker", set: |c, v| tag(c, "policymaker", v) },
+    Key { name: "default_user_tags.impersonator", set: |c, v| tag(c, "impersonator", v) },
+    Key {
+        name: "default_permissions.configure",
+        set: |c, v| Ok(c.default_permissions[0] = text(v)?),
+    },
+    Key {
+        name: "default_permissions.write",
+        set: |c, v| Ok(c.default_permissions[1] = text(v)?),
+    },
+    Key { name: "default_permissions.read", set: |c, v| Ok(c.default_permissions[2] = text(v)?) },
+    Key {
+        name: "loopback_users",
+        set: |c, v| {
+            c.loopback_users = list(v)?;
+            // RabbitMQ's way to say that nobody is bound to loopback.
+            c.loopback_users.retain(|user| user != "none");
+            Ok(())
+        },
+    },
+    Key {
+        name: "heartbeat",
+        set: |c, v| Ok(c.heartbeat_secs = integer(v, 0, u64::from(u16::MAX))? as u16),
+    },
+    Key {
+        name: "frame_max",
+        set: |c, v| Ok(c.frame_max = integer(v, 4096, (1 << 31) - 1)? as u32),
+    },
+    Key { name: "channel_max", set: |c, v| Ok(c.channel_max = integer(v, 1, 65535)? as u16) },
+    Key {
+        name: "connection_max",
+        set: |c, v| {
+            c.connection_max = match v.as_str() {
+                Some("infinity") => None,
+                _ => Some(integer(v, 0, 1 << 32)? as usize),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "max_message_size",
+        set: |c, v| {
+            let bytes = size(v)?;
+            if bytes == 0 || bytes > 536_870_912 {
+                return Err(format!("{bytes} is not between 1 and 536870912"));
+            }
+            c.max_message_size = bytes;
+            Ok(())
+        },
+    },
+    Key {
+        name: "consumer_max_per_channel",
+        set: |c, v| {
+            c.consumer_max_per_channel = match v.as_str() {
+                Some("infinity") => None,
+                _ => Some(integer(v, 1, u64::from(u32::MAX))? as u32),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "handshake_timeout",
+        set: |c, v| Ok(c.handshake_timeout = integer(v, 1, 3_600_000)?),
+    },
+    Key { name: "cluster_name", set: |c, v| Ok(c.cluster_name = Some(text(v)?)) },
+    Key {
+        name: "vm_memory_high_watermark.relative",
+        set: |c, v| Ok(c.memory_high_watermark = MemoryLimit::Relative(fraction(v)?)),
+    },
+    Key {
+        name: "vm_memory_high_watermark.absolute",
+        set: |c, v| Ok(c.memory_high_watermark = MemoryLimit::Absolute(size(v)?)),
+    },
+    Key { name: "disk_free_limit.absolute", set: |c, v| Ok(c.disk_free_limit = size(v)?) },
+    Key {
+        name: "warren.shutdown_timeout",
+        set: |c, v| Ok(c.shutdown_timeout = integer(v, 1, 3_600_000)?),
+    },
+    Key {
+        name: "shutdown_timeout",
+        set: |c, v| Ok(c.shutdown_timeout = integer(v, 1, 3_600_000)?),
+    },
+    Key { name: "cluster.shards", set: |c, v| Ok(c.shards = integer(v, 1, 4096)? as u32) },
+    Key {
+        name: "log.sync",
+        set: |c, v| {
+            c.log_sync = match v.as_str() {
+                Some("data") => true,
+                Some("os") => false,
+                _ => return Err(format!("{v} is neither 'data' nor 'os'")),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.segment_bytes",
+        set: |c, v| {
+            let bytes = size(v)?;
+            if !(1 << 20..=1 << 30).contains(&bytes) {
+                return Err(format!("{bytes} is not between 1 MiB and 1 GiB"));
+            }
+            c.segment_bytes = bytes as u32;
+            Ok(())
+        },
+    },
+    Key { name: "log.young_bytes", set: |c, v| Ok(c.young_bytes = size(v)?) },
+    Key { name: "log.console.level", set: |c, v| Ok(c.log_level = text(v)?) },
+    Key {
+        name: "log.console.formatter",
+        set: |c, v| {
+            c.log_format = match v.as_str() {
+                Some("json") => LogFormat::Json,
+                Some("plaintext" | "text") => LogFormat::Text,
+                _ => return Err(format!("{v} is neither 'text' nor 'json'")),
+            };
+            Ok(())
+        },
+    },
+];
+
+fn ip(value: &toml::Value) -> Result<std::net::IpAddr, String> {
+    let text = text(value)?;
+    text.trim().parse().map_err(|_| format!("'{text}' is not an IP address"))
+}
+
+fn tag(config: &mut Config, tag: &str, value: &toml::Value) -> Result<(), String> {
+    let mut set = false;
+    flag(&mut set, value)?;
+    config.default_user_tags.retain(|present| present != tag);
+    if set {
+        config.default_user_tags.push(tag.to_owned());
+    }
+    Ok(())
+}
+
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+pub(super) fn find_variable(variable: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.variable() == variable)
+}
+
+/// What to say after "unknown key": that it is RabbitMQ's and not built, or the nearest name.
+pub(super) fn hint(unknown: &str) -> String {
+    let known = |prefix: &&&str| {
+        unknown == **prefix || unknown.strip_prefix(**prefix).is_some_and(|r| r.starts_with('.'))
+    };
+    if UNSUPPORTED.iter().find(known).is_some() {
+        return " (a key of RabbitMQ that is not supported yet)".to_owned();
+    }
+    KEYS.iter()
+        .map(|key| (distance(unknown, key.name), key.name))
+        .min()
+        .filter(|(distance, _)| *distance <= 2)
+        .map(|(_, name)| format!(" (did you mean '{name}'?)"))
+        .unwrap_or_default()
+}
+
+/// Levenshtein distance, for hints.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let next = (corner + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            corner = row[j + 1];
+            row[j + 1] = next;
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,275 @@
+//! The loop of one client connection: read, step the session, hand over its work, write.
+//!
+//! - The read buffer belongs to the thread, not to the connection: an idle connection holds
+//!   none. What a frame cut in two leaves over is kept in a small buffer of its own.
+//! - Nothing is read while the session does not want to (back-pressure is not reading).
+//! - A turn is bounded; a busy connection goes to the end of the runtime's queue after it.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use warren_broker_core::dispatch::work::Work;
+use warren_broker_core::session::event::Event;
+use warren_broker_core::session::{Env, Session};
+use warren_cluster_core::ids::Instant;
+
+use crate::broker::Broker;
+use crate::sessions::Mailbox;
+
+/// Bytes read at once; a thread has one such buffer.
+const READ_BYTES: usize = 256 * 1024;
+/// Slices of one vectored write.
+const SLICES: usize = 64;
+/// Rounds of read, step and write before others get their turn.
+const ROUNDS: usize = 8;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// One client's connection, from accept to close.
+pub(crate) struct Connection {
+    broker: Arc<Broker>,
+    stream: TcpStream,
+    session: Session,
+    mailbox: Arc<Mailbox>,
+    /// Bytes that are not a whole frame yet, or that the session did not want to take yet.
+    leftover: Vec<u8>,
+    /// The session left bytes in `leftover` that it may take without new ones.
+    stalled: bool,
+    events: Vec<Event>,
+    work: Work,
+    timer: Option<Pin<Box<Sleep>>>,
+    timer_at: Option<Instant>,
+    end: Option<End>,
+}
+
+/// Why a connection's task ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The session said so and all was written.
+    Finished,
+    /// The client closed its end or the socket failed.
+    Lost,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Some,
+    None,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        stream: TcpStream,
+        session: Session,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        Self {
+            broker,
+            stream,
+            session,
+            mailbox,
+            leftover: Vec::new(),
+            stalled: false,
+            events: Vec::new(),
+            work: Work::default(),
+            timer: None,
+            timer_at: None,
+            end: None,
+        }
+    }
+
+    fn with_env<R>(
+        &mut self,
+        step: impl FnOnce(&mut Session, Instant, &Env<'_>, &mut Work) -> R,
+    ) -> R {
+        let now = self.broker.now();
+        let topology = self.broker.topology();
+        let env = self.broker.env(&topology);
+        step(&mut self.session, now, &env, &mut self.work)
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Progress {
+        if self.stalled && self.session.wants_read() {
+            self.stalled = false;
+            let bytes = std::mem::take(&mut self.leftover);
+            self.feed(&bytes);
+            return Progress::Some;
+        }
+        if !self.session.wants_read() || self.stalled {
+            return Progress::None;
+        }
+        match self.stream.poll_read_ready(cx) {
+            Poll::Pending => return Progress::None,
+            Poll::Ready(Err(_)) => {
+                self.end = Some(End::Lost);
+                return Progress::None;
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let kept = self.leftover.len();
+            if buffer.len() < kept + READ_BYTES / 2 {
+                buffer.resize(kept + READ_BYTES, 0);
+            }
+            buffer[..kept].copy_from_slice(&self.leftover);
+            match self.stream.try_read(&mut buffer[kept..]) {
+                Ok(0) => {
+                    self.end = Some(End::Lost);
+                    Progress::None
+                }
+                Ok(count) => {
+                    self.leftover.clear();
+                    self.feed(&buffer[..kept + count]);
+                    Progress::Some
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::None,
+                Err(_) => {
+                    self.end = Some(End::Lost);
+                    Progress::None
+                }
+            }
+        })
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        let used = self.with_env(|session, now, env, work| {
+            session.handle_bytes(now, env, bytes, work)
+        });
+        self.leftover.clear();
+        self.leftover.extend_from_slice(&bytes[used..]);
+        if self.leftover.is_empty() && self.leftover.capacity() > 1024 {
+            self.leftover = Vec::new();
+        }
+        self.stalled = !self.leftover.is_empty() && !self.session.wants_read();
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
+        if !self.work.items.is_empty() {
+            self.broker.submit(self.session.id(), &mut self.work);
+        }
+    }
+
+    fn take_events(&mut self) -> Progress {
+        self.mailbox.take(&mut self.events);
+        if self.events.is_empty() {
+            return Progress::None;
+        }
+        let mut events = std::mem::take(&mut self.events);
+        self.with_env(|session, now, env, work| {
+            for event in events.drain(..) {
+                session.handle_event(now, env, event, work);
+            }
+        });
+        if events.capacity() <= 64 {
+            self.events = events;
+        }
+        self.hand_over();
+        Progress::Some
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Progress {
+        let mut progress = Progress::None;
+        loop {
+            self.with_env(Session::pump);
+            if self.session.outbox().is_empty() {
+                break;
+            }
+            match self.stream.poll_write_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(_)) => {
+                    self.end = Some(End::Lost);
+                    break;
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = self.session.outbox().slices(&mut slices);
+            match self.stream.try_write_vectored(&slices[..filled]) {
+                Ok(count) => {
+                    self.session.outbox().advance(count);
+                    progress = Progress::Some;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => {
+                    self.end = Some(End::Lost);
+                    break;
+                }
+            }
+        }
+        self.hand_over();
+        progress
+    }
+
+    fn check_timer(&mut self, cx: &mut Context<'_>) -> Progress {
+        let wanted = self.session.timeout();
+        if wanted != self.timer_at {
+            self.timer_at = wanted;
+            match wanted {
+                None => self.timer = None,
+                Some(at) => {
+                    let deadline = self.broker.tokio_instant(at);
+                    match &mut self.timer {
+                        Some(timer) => timer.as_mut().reset(deadline),
+                        None => self.timer = Some(Box::pin(tokio::time::sleep_until(deadline))),
+                    }
+                }
+            }
+        }
+        let Some(timer) = &mut self.timer else {
+            return Progress::None;
+        };
+        if timer.as_mut().poll(cx).is_pending() {
+            return Progress::None;
+        }
+        self.timer_at = None;
+        self.timer = None;
+        self.with_env(Session::handle_timeout);
+        self.hand_over();
+        Progress::Some
+    }
+
+    fn release(&mut self) {
+        self.with_env(|session, _, env, work| session.handle_disconnect(env, work));
+        self.hand_over();
+        self.broker.session_closed(&self.session);
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.mailbox.awake();
+        for _ in 0..ROUNDS {
+            let mut progress = false;
+            progress |= this.read(cx) == Progress::Some;
+            progress |= this.take_events() == Progress::Some;
+            progress |= this.check_timer(cx) == Progress::Some;
+            progress |= this.write(cx) == Progress::Some;
+            if this.session.is_finished() && this.session.outbox().is_empty() {
+                this.end = Some(End::Finished);
+            }
+            if this.end.is_some() {
+                this.release();
+                return Poll::Ready(());
+            }
+            if !progress && this.mailbox.sleep(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
