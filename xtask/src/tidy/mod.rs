@@ -93,7 +93,7 @@ pub(crate) fn run() -> Result<()> {
     findings.sort();
     findings.iter().for_each(|finding| println!("{finding}"));
     if !findings.is_empty() {
-        bail!("tidy: {} places break a rule", findings.len());
+        bail!("tidy has {} findings", findings.len());
     }
     println!("tidy: {} files, nothing to say", files.len());
     Ok(())
