@@ -9,3 +9,5 @@ pub mod ids;
 pub mod inbox;
 pub mod machine;
 pub mod rows;
+#[cfg(test)]
+mod testing;

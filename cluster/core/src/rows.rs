@@ -5,7 +5,14 @@
 //! - a transaction is applied whole or not at all;
 //! - a row's version is that of the write that made its present value.
 
+mod codec;
+mod machine;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
+
+pub use machine::Rows;
 
 /// The number of a write. 0 is before the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -62,5 +69,12 @@ pub struct Change {
     pub row: RowKey,
     /// `None` when the row was deleted.
     pub value: Option<Bytes>,
+    pub version: Version,
+}
+
+/// A row's present value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    pub value: Bytes,
     pub version: Version,
 }
