@@ -1,5 +1,6 @@
 //! The command line. One file a verb; only `start` runs a node.
 
+mod health;
 mod start;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +20,8 @@ struct CommandLine {
 enum Command {
     /// Run a node (what `warren` does when it is given no command).
     Start(start::Arguments),
+    /// Say whether the node on this machine answers.
+    Health(health::Arguments),
 }
 
 /// Runs what the command line asks for; gives the exit code.
@@ -27,6 +30,7 @@ pub(crate) fn run() -> i32 {
     let result = match command {
         None => start::run(&start::Arguments::default()),
         Some(Command::Start(arguments)) => start::run(&arguments),
+        Some(Command::Health(arguments)) => health::run(&arguments),
     };
     match result {
         Ok(code) => code,
