@@ -81,6 +81,11 @@ impl Batch {
         Self { bytes, commands: 0 }
     }
 
+    /// The bytes of a sealed entry, to be sealed again with another header.
+    pub(crate) fn from_parts(bytes: BytesMut, commands: u32) -> Self {
+        Self { bytes, commands }
+    }
+
     /// Appends one command that `write` encodes.
     pub fn push(&mut self, write: impl FnOnce(&mut BytesMut)) {
         if self.bytes.is_empty() {

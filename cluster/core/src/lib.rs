@@ -5,9 +5,12 @@
 //! value. It knows nothing of AMQP.
 
 pub mod batch;
+pub mod consensus;
 pub mod ids;
 pub mod inbox;
 pub mod machine;
+pub mod origin;
+pub mod origins;
 pub mod rows;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn start(replica: u64, voters: &[u64]) -> Start {
+    Start {
+        replica: ReplicaId(replica),
+        hard: Hard::default(),
+        members: Members {
+            voters: voters.iter().copied().map(ReplicaId).collect(),
+            ..Members::default()
+        },
+        applied: (Index(0), Term(0)),
+        entries: Vec::new(),
+        seed: replica,
+    }
+}
+
+fn data(entries: &[Entry]) -> Vec<(u64, &[u8])> {
+    entries
+        .iter()
+        .map(|entry| (entry.index.0, &entry.data[..]))
+        .collect()
+}
+
+#[test]
+fn a_sole_voter_leads_at_once_and_commits_what_is_on_disk() {
+    let mut sole = Consensus::new(start(1, &[1])).expect("valid");
+    assert!(sole.is_sole_voter());
+    assert_eq!(sole.propose(Bytes::new()), Err(Error::NotLeading));
+    sole.campaign().expect("taken");
+    assert_eq!(sole.leads(), Some(Term(1)));
+    let first = sole.ready().expect("its first entry");
+    let hard = first.hard.expect("a new term");
+    assert_eq!((hard.term, hard.vote), (Term(1), ReplicaId(1)));
+    assert_eq!(data(&first.entries), [(1, &b""[..])]);
+    assert!(first.committed.is_empty());
+
+    sole.propose(Bytes::from_static(b"a")).expect("leads");
+    let second = sole.ready().expect("an entry");
+    assert_eq!(
+        (second.hard, data(&second.entries)),
+        (None, vec![(2, &b"a"[..])])
+    );
+    assert!(second.committed.is_empty());
+    assert!(sole.ready().is_none());
+
+    sole.on_persisted(first.number);
+    let applied = sole.ready().expect("the first is committed");
+    assert_eq!(data(&applied.committed), [(1, &b""[..])]);
+    sole.applied(Index(1));
+    sole.on_persisted(second.number);
+    let applied = sole.ready().expect("the second too");
+    assert_eq!(data(&applied.committed), [(2, &b"a"[..])]);
+    sole.applied(Index(2));
+    assert_eq!(sole.hard().commit, Index(2));
+}
+
+#[test]
+fn a_restart_goes_on_after_what_was_applied() {
+    let mut again = Consensus::new(Start {
+        hard: Hard {
+            term: Term(3),
+            vote: ReplicaId(1),
+            commit: Index(0),
+        },
+        applied: (Index(7), Term(3)),
+        ..start(1, &[1])
+    })
+    .expect("valid");
+    again.campaign().expect("taken");
+    assert_eq!(again.leads(), Some(Term(4)));
+    let first = again.ready().expect("its first entry");
+    assert_eq!(data(&first.entries), [(8, &b""[..])]);
+    again.on_persisted(first.number);
+    assert_eq!(
+        data(&again.ready().expect("committed").committed),
+        [(8, &b""[..])]
+    );
+}
+
+#[test]
+fn entries_found_after_the_checkpoint_are_applied_once_committed_again() {
+    let entry = |index, text: &'static [u8]| Entry {
+        term: Term(3),
+        index: Index(index),
+        kind: EntryKind::Normal,
+        data: Bytes::from_static(text),
+    };
+    let mut again = Consensus::new(Start {
+        hard: Hard {
+            term: Term(3),
+            vote: ReplicaId(1),
+            commit: Index(7),
+        },
+        applied: (Index(7), Term(3)),
+        entries: vec![entry(8, b"x"), entry(9, b"y")],
+        ..start(1, &[1])
+    })
+    .expect("valid");
+    again.campaign().expect("taken");
+    let first = again.ready().expect("its first entry");
+    assert!(first.committed.is_empty());
+    again.on_persisted(first.number);
+    let applied = again.ready().expect("committed");
+    assert_eq!(
+        data(&applied.committed),
+        [(8, &b"x"[..]), (9, b"y"), (10, b"")]
+    );
+}
+
+#[test]
+fn an_unlogged_shard_agrees_with_itself() {
+    let mut alone = Consensus::unlogged();
+    assert_eq!(alone.leads(), Some(Term(1)));
+    alone.propose(Bytes::from_static(b"a")).expect("leads");
+    let ready = alone.ready().expect("entries");
+    assert_eq!(data(&ready.entries), [(1, &b""[..]), (2, b"a")]);
+    assert_eq!(ready.entries, ready.committed);
+    assert!(alone.ready().is_none());
+}
+
+/// Three replicas whose disks answer at once and whose messages all arrive.
+fn settle(
+    replicas: &mut BTreeMap<ReplicaId, Consensus>,
+    applied: &mut BTreeMap<ReplicaId, Vec<Entry>>,
+) {
+    loop {
+        let mut messages = Vec::new();
+        for (id, replica) in replicas.iter_mut() {
+            while let Some(ready) = replica.ready() {
+                replica.on_persisted(ready.number);
+                messages.extend(ready.messages);
+                if let Some(last) = ready.committed.last() {
+                    replica.applied(last.index);
+                }
+                applied.entry(*id).or_default().extend(ready.committed);
+            }
+        }
+        if messages.is_empty() {
+            return;
+        }
+        for message in messages {
+            let replica = replicas.get_mut(&message.to).expect("a member");
+            replica.step(&message.bytes).expect("ours");
+        }
+    }
+}
+
+#[test]
+fn three_replicas_elect_one_and_agree() {
+    let ids = [1, 2, 3];
+    let mut replicas: BTreeMap<_, _> = ids
+        .iter()
+        .map(|id| {
+            (
+                ReplicaId(*id),
+                Consensus::new(start(*id, &ids)).expect("valid"),
+            )
+        })
+        .collect();
+    let mut applied = BTreeMap::new();
+    for _ in 0..40 {
+        for replica in replicas.values_mut() {
+            replica.tick();
+        }
+        settle(&mut replicas, &mut applied);
+    }
+    let leaders: Vec<_> = replicas
+        .iter()
+        .filter(|(_, it)| it.leads().is_some())
+        .collect();
+    assert_eq!(leaders.len(), 1);
+    let leader = *leaders[0].0;
+    for text in [&b"a"[..], b"b"] {
+        let leader = replicas.get_mut(&leader).expect("a member");
+        leader.propose(Bytes::from_static(text)).expect("leads");
+    }
+    for _ in 0..4 {
+        for replica in replicas.values_mut() {
+            replica.tick();
+        }
+        settle(&mut replicas, &mut applied);
+    }
+    for entries in applied.values() {
+        assert_eq!(entries, &applied[&leader]);
+        assert_eq!(data(entries).last().map(|it| it.1), Some(&b"b"[..]));
+    }
+}
+
+#[test]
+fn a_message_that_is_none_is_an_error() {
+    let mut replica = Consensus::new(start(1, &[1, 2])).expect("valid");
+    assert!(matches!(
+        replica.step(b"\xff\xff\xff"),
+        Err(Error::Malformed(_))
+    ));
+}

@@ -1,0 +1,325 @@
+//! A node's numbered stream of batches into one shard: the sender's side (rule 2).
+//!
+//! Batches wait until the origin is open, are numbered and kept until their outcome is known,
+//! and are sent again, in order, after a leader was lost or did not answer in time. Nothing here
+//! knows where the leader is: [`Origin::next_entry`] gives what it should get next.
+//!
+//! Always holds:
+//! - numbers ascend without gaps, and what is unpaid is in the order of its numbers;
+//! - a ticket is given back once, with its outcome;
+//! - `bytes` is the sum of what waits and what is unpaid, and stays within its limit.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::batch::{Batch, HEADER_BYTES, Header, Kind, Outcome};
+use crate::ids::{Instant, NodeId, Now, OriginId, Seq, Time};
+
+/// Batches that may wait for their outcome: half of what a shard remembers.
+const UNPAID_MAX: usize = crate::origins::UNPAID_MAX / 2;
+
+/// How a stream behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    pub node: NodeId,
+    /// Bytes of batches that may wait for their outcome; more are refused. Sessions' credit keeps
+    /// the sum far below.
+    pub unpaid_bytes_limit: usize,
+    /// Milliseconds after which a batch without an outcome is sent again; doubled each time.
+    pub resend_after_millis: u64,
+}
+
+/// One stream. `T` names who waits for a batch.
+#[derive(Debug)]
+pub struct Origin<T> {
+    options: Options,
+    state: State,
+    /// Not numbered yet: the origin is not open.
+    waiting: VecDeque<(Batch, T)>,
+    unpaid: VecDeque<Unpaid<T>>,
+    /// How many of `unpaid` are on their way.
+    sent: usize,
+    /// The number of the first of `unpaid` (of the next batch when there is none).
+    first: Seq,
+    bytes: usize,
+    /// When the oldest of what is on its way was sent.
+    sent_at: Instant,
+    /// How often what is on its way was sent again without an answer.
+    resends: u32,
+}
+
+#[derive(Debug)]
+struct Unpaid<T> {
+    entry: Bytes,
+    ticket: T,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Nothing was sent: opened by the first batch.
+    Closed,
+    /// The entry that opens it is on its way.
+    Opening,
+    Open(OriginId),
+}
+
+impl<T: Copy> Origin<T> {
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            state: State::Closed,
+            waiting: VecDeque::new(),
+            unpaid: VecDeque::new(),
+            sent: 0,
+            first: Seq(1),
+            bytes: 0,
+            sent_at: Instant(0),
+            resends: 0,
+        }
+    }
+
+    /// Takes a batch; false when too much is unpaid already.
+    #[must_use]
+    pub fn push(&mut self, batch: Batch, ticket: T, time: Time) -> bool {
+        let bytes = batch.len() + HEADER_BYTES;
+        let has_some = self.bytes > 0;
+        if has_some && self.bytes + bytes > self.options.unpaid_bytes_limit {
+            return false;
+        }
+        if self.unpaid.len() + self.waiting.len() >= UNPAID_MAX {
+            return false;
+        }
+        self.bytes += bytes;
+        if let State::Open(origin) = self.state {
+            self.number(origin, batch, ticket, time);
+        } else {
+            self.waiting.push_back((batch, ticket));
+        }
+        true
+    }
+
+    fn number(&mut self, origin: OriginId, batch: Batch, ticket: T, time: Time) {
+        let entry = batch.seal(Header {
+            kind: Kind::Numbered,
+            commands: 0,
+            origin,
+            seq: Seq(self.first.0 + self.unpaid.len() as u64),
+            paid: self.first,
+            time,
+        });
+        self.unpaid.push_back(Unpaid { entry, ticket });
+    }
+
+    /// The next entry for the leader, if there is one; it counts as sent.
+    pub fn next_entry(&mut self, now: Now) -> Option<Bytes> {
+        match self.state {
+            State::Closed if self.waiting.is_empty() => None,
+            State::Closed => {
+                self.state = State::Opening;
+                self.sent_at = now.mono;
+                Some(self.opening(now.wall))
+            }
+            State::Opening => None,
+            State::Open(_) => {
+                let entry = self.unpaid.get(self.sent)?.entry.clone();
+                if self.sent == 0 {
+                    self.sent_at = now.mono;
+                }
+                self.sent += 1;
+                Some(entry)
+            }
+        }
+    }
+
+    fn opening(&self, time: Time) -> Bytes {
+        Batch::default().seal(Header {
+            kind: Kind::Open,
+            commands: 0,
+            origin: OriginId(self.options.node.0),
+            seq: Seq(0),
+            paid: Seq(0),
+            time,
+        })
+    }
+
+    /// The shard opened this node's origin. An earlier one of ours is closed by that: what is
+    /// still unpaid of it had no effect and never will, and is numbered anew.
+    pub fn opened(&mut self, origin: OriginId, time: Time) {
+        if self.state == State::Open(origin) {
+            return;
+        }
+        let old = std::mem::take(&mut self.unpaid);
+        self.state = State::Open(origin);
+        self.first = Seq(1);
+        self.sent = 0;
+        self.resends = 0;
+        for unpaid in old {
+            let again = renumbered(&unpaid.entry);
+            self.number(origin, again, unpaid.ticket, time);
+        }
+        for (batch, ticket) in std::mem::take(&mut self.waiting) {
+            self.number(origin, batch, ticket, time);
+        }
+    }
+
+    /// The outcome of `seq` of `origin` is known: whose batch it was, unless that was told.
+    pub fn outcome(&mut self, origin: OriginId, seq: Seq, now: Now) -> Option<T> {
+        if self.state != State::Open(origin) || seq != self.first {
+            return None;
+        }
+        let paid = self.unpaid.pop_front()?;
+        self.first.0 += 1;
+        self.sent = self.sent.saturating_sub(1);
+        self.bytes -= paid.entry.len();
+        self.sent_at = now.mono;
+        self.resends = 0;
+        Some(paid.ticket)
+    }
+
+    /// The leader is lost, or misses a number: all that is unpaid goes again.
+    pub fn lost(&mut self) {
+        self.sent = 0;
+        if self.state == State::Opening {
+            self.state = State::Closed;
+        }
+    }
+
+    /// When [`Self::expire`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let waits = self.sent > 0 || self.state == State::Opening;
+        let after = self.options.resend_after_millis << self.resends.min(10);
+        waits.then(|| self.sent_at.plus_millis(after))
+    }
+
+    /// Sends again what had no answer in time.
+    pub fn expire(&mut self, now: Instant) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.resends += 1;
+            self.lost();
+        }
+    }
+
+    /// Bytes that wait for their outcome.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Every ticket that has no outcome, when none will come any more.
+    pub fn abandon(&mut self) -> Vec<(T, Outcome)> {
+        self.bytes = 0;
+        self.sent = 0;
+        let unpaid = std::mem::take(&mut self.unpaid);
+        let waiting = std::mem::take(&mut self.waiting);
+        let unpaid = unpaid.into_iter().map(|it| it.ticket);
+        let tickets = unpaid.chain(waiting.into_iter().map(|it| it.1));
+        tickets.map(|ticket| (ticket, Outcome::Refused)).collect()
+    }
+}
+
+/// The commands of an entry as a batch that has no number yet.
+fn renumbered(entry: &Bytes) -> Batch {
+    let header = Header::decode(entry).expect("sealed by this stream");
+    let mut bytes = BytesMut::with_capacity(entry.len());
+    bytes.extend_from_slice(entry);
+    Batch::from_parts(bytes, header.commands)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin<u32> {
+        Origin::new(Options {
+            node: NodeId(9),
+            unpaid_bytes_limit: 200,
+            resend_after_millis: 100,
+        })
+    }
+
+    fn at(millis: u64) -> Now {
+        Now {
+            mono: Instant(millis * 1000),
+            wall: Time(millis),
+        }
+    }
+
+    fn batch(text: &[u8]) -> Batch {
+        let mut batch = Batch::new(text.len());
+        batch.push(|out| out.extend_from_slice(text));
+        batch
+    }
+
+    fn sent(origin: &mut Origin<u32>, now: Now) -> Vec<(Kind, u64, u64, u64)> {
+        let entries = std::iter::from_fn(|| origin.next_entry(now));
+        let header = |entry: Bytes| Header::decode(&entry).expect("sealed");
+        let short = |it: Header| (it.kind, it.origin.0, it.seq.0, it.paid.0);
+        entries.map(header).map(short).collect()
+    }
+
+    #[test]
+    fn the_first_batch_opens_and_the_rest_is_numbered() {
+        let mut origin = origin();
+        assert!(origin.push(batch(b"a"), 1, Time(0)));
+        assert!(origin.push(batch(b"b"), 2, Time(0)));
+        assert_eq!(sent(&mut origin, at(0)), [(Kind::Open, 9, 0, 0)]);
+        origin.opened(OriginId(7), Time(0));
+        let both = [(Kind::Numbered, 7, 1, 1), (Kind::Numbered, 7, 2, 1)];
+        assert_eq!(sent(&mut origin, at(0)), both);
+        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), Some(1));
+        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), None);
+        assert_eq!(origin.outcome(OriginId(7), Seq(2), at(1)), Some(2));
+        assert_eq!(origin.bytes(), 0);
+        assert!(origin.push(batch(b"c"), 3, Time(0)));
+        assert_eq!(sent(&mut origin, at(2)), [(Kind::Numbered, 7, 3, 3)]);
+    }
+
+    #[test]
+    fn what_has_no_answer_is_sent_again_ever_more_rarely() {
+        let mut origin = origin();
+        assert_eq!(origin.deadline(), None);
+        assert!(origin.push(batch(b"a"), 1, Time(0)));
+        let open = [(Kind::Open, 9, 0, 0)];
+        assert_eq!(sent(&mut origin, at(0)), open);
+        origin.expire(at(99).mono);
+        assert!(sent(&mut origin, at(99)).is_empty());
+        origin.expire(at(100).mono);
+        assert_eq!(sent(&mut origin, at(100)), open);
+        assert_eq!(origin.deadline(), Some(at(300).mono));
+        origin.opened(OriginId(7), Time(0));
+        let batch = [(Kind::Numbered, 7, 1, 1)];
+        assert_eq!(sent(&mut origin, at(300)), batch);
+        origin.lost();
+        assert_eq!(sent(&mut origin, at(301)), batch);
+    }
+
+    #[test]
+    fn what_a_closed_origin_left_unpaid_is_numbered_anew() {
+        let mut origin = origin();
+        assert!(origin.push(batch(b"a"), 1, Time(0)));
+        assert!(origin.push(batch(b"b"), 2, Time(0)));
+        sent(&mut origin, at(0));
+        origin.opened(OriginId(7), Time(0));
+        sent(&mut origin, at(0));
+        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(0)), Some(1));
+        origin.opened(OriginId(8), Time(0));
+        let again = origin.next_entry(at(1)).expect("unpaid");
+        let header = Header::decode(&again).expect("sealed");
+        assert_eq!((header.origin, header.seq), (OriginId(8), Seq(1)));
+        assert_eq!((header.commands, &again[HEADER_BYTES..]), (1, &b"b"[..]));
+        assert_eq!(origin.outcome(OriginId(7), Seq(2), at(1)), None);
+        assert_eq!(origin.outcome(OriginId(8), Seq(1), at(1)), Some(2));
+    }
+
+    #[test]
+    fn too_much_unpaid_is_refused_but_one_batch_always_fits() {
+        let mut origin = origin();
+        assert!(origin.push(batch(&[0; 500]), 1, Time(0)));
+        assert!(!origin.push(batch(b"b"), 2, Time(0)));
+        assert_eq!(origin.abandon(), [(1, Outcome::Refused)]);
+        assert!(origin.push(batch(b"b"), 2, Time(0)));
+    }
+}
