@@ -1,0 +1,250 @@
+//! What must always hold, checked as it happens, by the names of the architecture page.
+//!
+//! The checker sees what clients see: what they published, what was confirmed, delivered and
+//! acknowledged. It knows nothing of the broker's insides.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One publish, as far as one queue is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MessageKey {
+    pub queue: u32,
+    pub publisher: u32,
+    pub seq: u64,
+}
+
+/// A broken invariant and how it shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.text)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Fate {
+    confirmed: bool,
+    refused: bool,
+    /// The queue is not logged: it may go with the node.
+    fragile: bool,
+    deliveries: u32,
+    acknowledged: bool,
+    /// Since the acknowledgement nothing happened that could have lost it.
+    ack_certain: bool,
+}
+
+/// Checks one run.
+#[derive(Default)]
+pub struct Checker {
+    fates: BTreeMap<MessageKey, Fate>,
+    /// The newest first delivery of a publisher's messages, by (consumer, queue, publisher).
+    newest: BTreeMap<(u64, u32, u32), u64>,
+    violations: Vec<Violation>,
+    pub confirmed: u64,
+    pub delivered: u64,
+    pub redelivered: u64,
+    pub acknowledged: u64,
+}
+
+impl Checker {
+    pub fn published(&mut self, key: MessageKey, fragile: bool) {
+        self.fates.insert(
+            key,
+            Fate {
+                fragile,
+                ..Fate::default()
+            },
+        );
+    }
+
+    pub fn confirmed(&mut self, key: MessageKey) {
+        if let Some(fate) = self.fates.get_mut(&key) {
+            fate.confirmed = true;
+            self.confirmed += 1;
+        }
+    }
+
+    pub fn refused(&mut self, key: MessageKey) {
+        if let Some(fate) = self.fates.get_mut(&key) {
+            fate.refused = true;
+        }
+    }
+
+    /// A message reached a consumer. `whole` says whether its bytes were those published.
+    pub fn delivered(&mut self, consumer: u64, key: MessageKey, redelivered: bool, whole: bool) {
+        self.delivered += 1;
+        self.redelivered += u64::from(redelivered);
+        let Some(fate) = self.fates.get_mut(&key) else {
+            self.violate(
+                "no-ghosts",
+                format!("{key:?} was delivered and never published"),
+            );
+            return;
+        };
+        fate.deliveries += 1;
+        let Fate {
+            deliveries,
+            ack_certain,
+            refused,
+            ..
+        } = *fate;
+        if !whole {
+            self.violate(
+                "no-ghosts",
+                format!("{key:?} has other bytes than were published"),
+            );
+        }
+        if refused {
+            self.violate("no-ghosts", format!("{key:?} was nacked to its publisher"));
+        }
+        if ack_certain {
+            self.violate(
+                "no-ghosts",
+                format!("{key:?} came back after it was acknowledged"),
+            );
+        }
+        if redelivered {
+            return;
+        }
+        if deliveries > 1 {
+            let text = format!("{key:?} came {deliveries} times, now as if for the first time");
+            self.violate("once-in", text);
+        }
+        let newest = self
+            .newest
+            .entry((consumer, key.queue, key.publisher))
+            .or_default();
+        let before = std::mem::replace(newest, key.seq.max(*newest));
+        if before > key.seq {
+            self.violate("fifo", format!("{key:?} came after {before}"));
+        }
+    }
+
+    /// The broker has read the acknowledgement.
+    pub fn acknowledged(&mut self, key: MessageKey) {
+        if let Some(fate) = self.fates.get_mut(&key) {
+            self.acknowledged += u64::from(!fate.acknowledged);
+            fate.acknowledged = true;
+            fate.ack_certain = true;
+        }
+    }
+
+    /// The node died: acknowledgements that were not in its log yet are lost with it, and so are
+    /// messages of queues that have no log.
+    pub fn node_died(&mut self) {
+        self.newest.clear();
+        self.fates.retain(|_, fate| {
+            fate.ack_certain = false;
+            !fate.fragile
+        });
+    }
+
+    /// A declare that was answered is not seen any more.
+    pub fn declared_is_gone(&mut self, queue: u32, text: &str) {
+        self.violate("declared-is-declared", format!("queue {queue}: {text}"));
+    }
+
+    /// Anything else that must not happen, by name.
+    pub fn violate(&mut self, invariant: &'static str, text: String) {
+        self.violations.push(Violation { invariant, text });
+    }
+
+    /// All queues were drained: every confirmed message must have been acknowledged by then.
+    pub fn drained(&mut self) {
+        let lost: Vec<_> = self
+            .fates
+            .iter()
+            .filter(|(_, fate)| fate.confirmed && !fate.acknowledged)
+            .map(|(key, fate)| format!("{key:?} was confirmed and is gone ({fate:?})"))
+            .take(10)
+            .collect();
+        for text in lost {
+            self.violate("confirmed-survives", text);
+        }
+    }
+
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seq: u64) -> MessageKey {
+        MessageKey {
+            queue: 1,
+            publisher: 2,
+            seq,
+        }
+    }
+
+    fn names(checker: &Checker) -> Vec<&'static str> {
+        checker
+            .violations()
+            .iter()
+            .map(|violation| violation.invariant)
+            .collect()
+    }
+
+    #[test]
+    fn an_honest_run_has_no_violations() {
+        let mut checker = Checker::default();
+        for seq in 1..=3 {
+            checker.published(key(seq), false);
+            checker.confirmed(key(seq));
+            checker.delivered(9, key(seq), false, true);
+        }
+        checker.delivered(9, key(2), true, true);
+        for seq in 1..=3 {
+            checker.acknowledged(key(seq));
+        }
+        checker.drained();
+        assert_eq!(names(&checker), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn each_violation_has_its_name() {
+        let mut checker = Checker::default();
+        checker.delivered(9, key(1), false, true);
+        checker.published(key(2), false);
+        checker.published(key(3), false);
+        checker.delivered(9, key(3), false, true);
+        checker.delivered(9, key(2), false, true);
+        checker.delivered(9, key(2), false, true);
+        checker.acknowledged(key(3));
+        checker.delivered(9, key(3), true, true);
+        checker.published(key(4), false);
+        checker.confirmed(key(4));
+        checker.drained();
+        assert_eq!(
+            names(&checker),
+            [
+                "no-ghosts",
+                "fifo",
+                "once-in",
+                "fifo",
+                "no-ghosts",
+                "confirmed-survives"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unlogged_queue_may_go_with_its_node() {
+        let mut checker = Checker::default();
+        checker.published(key(1), true);
+        checker.confirmed(key(1));
+        checker.node_died();
+        checker.drained();
+        assert_eq!(names(&checker), Vec::<&str>::new());
+    }
+}
