@@ -35,4 +35,29 @@ impl Exception {
             text: text.into(),
         }
     }
+
+    /// 404 for an exchange or a queue (`kind`) that is not there.
+    #[must_use]
+    pub fn no_such(kind: &str, name: &[u8], vhost: &str) -> Self {
+        let name = String::from_utf8_lossy(name);
+        Self::new(
+            ReplyCode::NotFound,
+            format!("no {kind} '{name}' in vhost '{vhost}'"),
+        )
+    }
+
+    /// 406 with this text.
+    #[must_use]
+    pub fn precondition(text: impl Into<String>) -> Self {
+        Self::new(ReplyCode::PreconditionFailed, text)
+    }
+}
+
+/// A resource as RabbitMQ's texts name it: `queue 'q' in vhost '/'`.
+#[must_use]
+pub fn resource(kind: &str, name: &[u8], vhost: &str) -> String {
+    format!(
+        "{kind} '{}' in vhost '{vhost}'",
+        String::from_utf8_lossy(name)
+    )
 }

@@ -3,9 +3,13 @@
 //! No clock, no random numbers, no I/O and no threads: a driver hands in bytes, events and the
 //! time, and carries out what comes back.
 
+pub mod auth;
+pub mod definitions;
 pub mod dispatch;
 pub mod exception;
 pub mod ids;
 pub mod message;
+pub mod names;
 pub mod session;
 pub mod shard;
+pub mod topology;

@@ -1,0 +1,1 @@
+//! Password hashes in RabbitMQ's formats.
