@@ -5,11 +5,13 @@
 
 pub mod auth;
 pub mod definitions;
+mod delivery;
 pub mod dispatch;
 pub mod exception;
 pub mod ids;
 pub mod message;
 pub mod names;
+mod queue;
 pub mod session;
 pub mod shard;
 pub mod topology;

@@ -1,0 +1,483 @@
+//! The leader's half: inputs, and what goes out at the end of a step.
+//!
+//! Invariants:
+//! - inputs for a queue whose create is on its way wait for it, in order, so that nothing that
+//!   follows a create finds its queue missing;
+//! - a queue with something to hand out or to propose stands in `active`, once.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use warren_cluster_core::machine::Context;
+
+use crate::delivery::{Delivery, RESERVE_AHEAD, Sessions, Terms};
+use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
+
+use super::Shard;
+use super::command::{self, Create};
+use super::effect::{Effect, Refusal, Reply};
+use super::input::{Attach, Input, QueueConfig};
+use super::slots::Slot;
+
+/// Inputs that a replica keeps while it is about to lead.
+const WAITING_MAX: usize = 65_536;
+
+/// What the leader of a shard knows beside its queues.
+#[derive(Debug, Default)]
+pub(super) struct Leader {
+    leads: bool,
+    pub(super) sessions: Sessions,
+    active: Vec<u32>,
+    barriers: Vec<(SessionId, Token)>,
+    /// Queues whose create is proposed, and what waits for it.
+    creating: BTreeMap<QueueId, Vec<Input>>,
+    /// Inputs whose queue is there now.
+    unparked: Vec<Input>,
+    /// Inputs that came before this replica led.
+    waiting: VecDeque<Input>,
+}
+
+impl Leader {
+    /// Has the queue served at the end of the step.
+    pub(super) fn activate(&mut self, slot: u32, delivery: &mut Delivery) {
+        if !delivery.active {
+            delivery.active = true;
+            self.active.push(slot);
+        }
+    }
+
+    /// The queue is there, whoever made it.
+    pub(super) fn created(&mut self, queue: QueueId) {
+        if let Some(inputs) = self.creating.remove(&queue) {
+            self.unparked.extend(inputs);
+        }
+    }
+
+    /// Gives a delivery's room back that has nothing to remember.
+    pub(super) fn tidy(&self, slot: &mut Slot) {
+        if slot
+            .delivery
+            .as_ref()
+            .is_some_and(|delivery| delivery.is_idle())
+        {
+            slot.delivery = None;
+        }
+    }
+}
+
+impl Input {
+    /// The queue that it is about.
+    fn queue(&self) -> Option<QueueId> {
+        match self {
+            Self::Create { queue, .. }
+            | Self::Drop { queue }
+            | Self::Close { queue, .. }
+            | Self::Detach { queue, .. }
+            | Self::Gone { queue, .. }
+            | Self::Credit { queue, .. }
+            | Self::Get { queue, .. }
+            | Self::Purge { queue, .. }
+            | Self::Count { queue, .. } => Some(*queue),
+            Self::Attach(attach) => Some(attach.queue),
+            Self::Settle(settle) => Some(settle.queue),
+            Self::SettleBarrier { .. } | Self::SessionGone { .. } => None,
+        }
+    }
+
+    /// Whether it makes its session a holder.
+    fn is_of(&self, gone: SessionId) -> bool {
+        match self {
+            Self::Attach(attach) => attach.holder.session == gone,
+            Self::Get { holder, .. } => holder.session == gone,
+            _ => false,
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn begin_to_lead(&mut self, context: &mut Context<'_, Effect>) {
+        self.leader.leads = true;
+        for slot in self.slots.iter_mut() {
+            // Nobody can have delivered what was not there yet.
+            slot.suspect = slot.queue.reserved.min(slot.queue.next);
+            if slot.queue.closed {
+                let queue = slot.queue.id;
+                context.effects.push(Effect::Unused { queue });
+            }
+        }
+        for input in std::mem::take(&mut self.leader.waiting) {
+            self.take_input(input, context);
+        }
+    }
+
+    pub(super) fn cease_to_lead(&mut self) {
+        self.leader = Leader::default();
+        for slot in self.slots.iter_mut() {
+            slot.delivery = None;
+        }
+    }
+
+    pub(super) fn take_input(&mut self, input: Input, context: &mut Context<'_, Effect>) {
+        if !self.leader.leads {
+            if self.leader.waiting.len() < WAITING_MAX {
+                self.leader.waiting.push_back(input);
+            }
+            return;
+        }
+        if let Some(queue) = input.queue()
+            && let Some(parked) = self.leader.creating.get_mut(&queue)
+        {
+            parked.push(input);
+            return;
+        }
+        self.handle(input, context);
+    }
+
+    /// The end of a step: serves the queues that something happened to, and proposes.
+    pub(super) fn hand_out(&mut self, context: &mut Context<'_, Effect>) {
+        if !self.leader.leads || context.leads.is_none() {
+            return;
+        }
+        for input in std::mem::take(&mut self.leader.unparked) {
+            self.take_input(input, context);
+        }
+        for at in std::mem::take(&mut self.leader.active) {
+            let Some(slot) = self.slots.at_mut(at) else {
+                continue;
+            };
+            let terms = terms(self.options.logged, slot);
+            let Some(delivery) = &mut slot.delivery else {
+                continue;
+            };
+            if !std::mem::take(&mut delivery.active) {
+                continue;
+            }
+            delivery.serve(&mut slot.queue, terms, &mut self.leader.sessions, context);
+            delivery.propose(slot.queue.id, context);
+            self.leader.tidy(slot);
+        }
+        for (session, token) in std::mem::take(&mut self.leader.barriers) {
+            let write = |out: &mut _| command::encode_barrier(out, session, token);
+            context.proposals.push(write);
+            context.urgent = true;
+        }
+    }
+
+    fn handle(&mut self, input: Input, context: &mut Context<'_, Effect>) {
+        match input {
+            Input::Create { queue, config } => self.ask_create(queue, &config, context),
+            Input::Drop { queue } => self.ask_drop(queue, context),
+            Input::Close {
+                queue,
+                if_unused,
+                if_empty,
+                asker,
+                token,
+            } => {
+                let refusal = self.ask_close(queue, if_unused, if_empty, (asker, token), context);
+                if let Some(reply) = refusal {
+                    answer(asker, token, reply, context);
+                }
+            }
+            Input::Attach(attach) => self.attach(&attach, context),
+            Input::Detach {
+                queue,
+                holder,
+                token,
+            } => {
+                self.detach(queue, holder, context);
+                let session = holder.session;
+                context.effects.push(Effect::Detached { session, token });
+            }
+            Input::Gone { queue, holder } => self.holder_gone(queue, holder, context),
+            Input::Credit {
+                queue,
+                holder,
+                messages,
+                bytes,
+            } => self.with_delivery(queue, |delivery| delivery.credit(holder, messages, bytes)),
+            Input::Settle(settle) => {
+                let logged = self.options.logged;
+                let Some(at) = self.slots.find(settle.queue) else {
+                    return;
+                };
+                if let Some(slot) = self.slots.at_mut(at) {
+                    let terms = terms(logged, slot);
+                    if let Some(delivery) = &mut slot.delivery {
+                        let sessions = &mut self.leader.sessions;
+                        delivery.settle(&mut slot.queue, &settle, terms, sessions, context.bodies);
+                        self.leader.activate(at, delivery);
+                    }
+                }
+            }
+            Input::SettleBarrier { session, token } => {
+                if self.options.logged {
+                    self.leader.barriers.push((session, token));
+                } else {
+                    context.effects.push(Effect::Settled { session, token });
+                }
+            }
+            Input::Get {
+                queue,
+                holder,
+                auto_ack,
+                token,
+            } => self.get(queue, holder, auto_ack, token, context),
+            Input::Purge {
+                queue,
+                asker,
+                token,
+            } => self.ask_purge(queue, asker, token, context),
+            Input::Count {
+                queue,
+                asker,
+                token,
+            } => answer(asker, token, self.count(queue), context),
+            Input::SessionGone { session } => self.session_gone(session, context),
+        }
+    }
+
+    fn ask_create(
+        &mut self,
+        queue: QueueId,
+        config: &QueueConfig,
+        context: &mut Context<'_, Effect>,
+    ) {
+        if self.slots.find(queue).is_some() {
+            return;
+        }
+        self.leader.creating.insert(queue, Vec::new());
+        let create = Create {
+            queue,
+            auto_delete: config.auto_delete,
+            reserved: MessageId(if self.options.logged {
+                RESERVE_AHEAD
+            } else {
+                0
+            }),
+            options: &config.options,
+        };
+        context
+            .proposals
+            .push(|out| command::encode_create(out, &create));
+        context.urgent = true;
+    }
+
+    fn ask_drop(&mut self, queue: QueueId, context: &mut Context<'_, Effect>) {
+        let Some(slot) = self.slots.get_mut(queue) else {
+            return;
+        };
+        if let Some(delivery) = &mut slot.delivery {
+            delivery.stop();
+        }
+        context
+            .proposals
+            .push(|out| command::encode_drop(out, queue));
+    }
+
+    /// Proposes a close, or says at once why not (or that it is closed).
+    fn ask_close(
+        &mut self,
+        queue: QueueId,
+        if_unused: bool,
+        if_empty: bool,
+        asker: (SessionId, Token),
+        context: &mut Context<'_, Effect>,
+    ) -> Option<Reply> {
+        let Some(slot) = self.slots.get_mut(queue) else {
+            return Some(Reply::NoQueue);
+        };
+        if slot.queue.closed {
+            let messages = slot.queue.messages.len();
+            return Some(Reply::Closed { messages });
+        }
+        let delivery = slot.delivery.get_or_insert_default();
+        let refusal = if if_unused && delivery.consumers() > 0 {
+            Some(Reply::InUse)
+        } else if if_empty && delivery.ready(&slot.queue) > 0 {
+            Some(Reply::NotEmpty)
+        } else {
+            None
+        };
+        if refusal.is_some() {
+            self.leader.tidy(slot);
+            return refusal;
+        }
+        delivery.await_close(asker.0, asker.1);
+        if !delivery.is_closing() {
+            let if_next = MessageId(if if_empty { slot.queue.next } else { 0 });
+            delivery.close(queue, false, if_next, context);
+        }
+        None
+    }
+
+    fn attach(&mut self, attach: &Attach, context: &mut Context<'_, Effect>) {
+        let (session, token) = (attach.holder.session, attach.token);
+        let result = self.try_attach(attach);
+        context.effects.push(match result {
+            Ok(()) => Effect::Attached { session, token },
+            Err(refusal) => Effect::Refused {
+                session,
+                token,
+                refusal,
+            },
+        });
+    }
+
+    fn try_attach(&mut self, attach: &Attach) -> Result<(), Refusal> {
+        let at = self.slots.find(attach.queue).ok_or(Refusal::NoQueue)?;
+        let slot = self.slots.at_mut(at).ok_or(Refusal::NoQueue)?;
+        if slot.queue.closed {
+            return Err(Refusal::NoQueue);
+        }
+        let delivery = slot.delivery.get_or_insert_default();
+        let result = delivery.attach(attach, &mut self.leader.sessions);
+        if result.is_ok() {
+            self.leader.activate(at, delivery);
+        }
+        self.leader.tidy(slot);
+        result
+    }
+
+    fn detach(&mut self, queue: QueueId, holder: Holder, context: &mut Context<'_, Effect>) {
+        let Some(slot) = self.slots.get_mut(queue) else {
+            return;
+        };
+        let Some(delivery) = &mut slot.delivery else {
+            return;
+        };
+        let stopped = delivery.detach(holder, queue, &mut self.leader.sessions);
+        if stopped {
+            close_unused(slot, context);
+        }
+        self.leader.tidy(slot);
+    }
+
+    fn holder_gone(&mut self, queue: QueueId, holder: Holder, context: &mut Context<'_, Effect>) {
+        let logged = self.options.logged;
+        let Some(at) = self.slots.find(queue) else {
+            return;
+        };
+        let Some(slot) = self.slots.at_mut(at) else {
+            return;
+        };
+        let terms = terms(logged, slot);
+        let Some(delivery) = &mut slot.delivery else {
+            return;
+        };
+        let sessions = &mut self.leader.sessions;
+        let stopped = delivery.gone(&mut slot.queue, holder, terms, sessions);
+        self.leader.activate(at, delivery);
+        if stopped {
+            close_unused(slot, context);
+        }
+    }
+
+    fn session_gone(&mut self, session: SessionId, context: &mut Context<'_, Effect>) {
+        for (queue, holder) in crate::delivery::holders_of(&self.leader.sessions, session) {
+            self.holder_gone(queue, holder, context);
+        }
+        for parked in self.leader.creating.values_mut() {
+            parked.retain(|input| !input.is_of(session));
+        }
+        self.leader.unparked.retain(|input| !input.is_of(session));
+        self.leader.barriers.retain(|(asker, _)| *asker != session);
+    }
+
+    fn with_delivery(&mut self, queue: QueueId, change: impl FnOnce(&mut Delivery)) {
+        let Some(at) = self.slots.find(queue) else {
+            return;
+        };
+        if let Some(delivery) = self
+            .slots
+            .at_mut(at)
+            .and_then(|slot| slot.delivery.as_mut())
+        {
+            change(delivery);
+            if delivery.wants() {
+                self.leader.activate(at, delivery);
+            }
+        }
+    }
+
+    fn get(
+        &mut self,
+        queue: QueueId,
+        holder: Holder,
+        auto_ack: bool,
+        token: Token,
+        context: &mut Context<'_, Effect>,
+    ) {
+        let found = self.slots.find(queue);
+        let slot = found.and_then(|at| Some((at, self.slots.at_mut(at)?)));
+        let Some((at, slot)) = slot.filter(|(_, slot)| !slot.queue.closed) else {
+            answer(holder.session, token, Reply::NoQueue, context);
+            return;
+        };
+        let delivery = slot.delivery.get_or_insert_default();
+        if delivery.is_closing() {
+            answer(holder.session, token, Reply::NoQueue, context);
+            return;
+        }
+        delivery.get(holder, auto_ack, token, queue, &mut self.leader.sessions);
+        self.leader.activate(at, delivery);
+    }
+
+    fn ask_purge(
+        &mut self,
+        queue: QueueId,
+        asker: SessionId,
+        token: Token,
+        context: &mut Context<'_, Effect>,
+    ) {
+        let Some(slot) = self.slots.get_mut(queue).filter(|slot| !slot.queue.closed) else {
+            answer(asker, token, Reply::NoQueue, context);
+            return;
+        };
+        let delivery = slot.delivery.get_or_insert_default();
+        delivery.purge(&slot.queue, asker, token, context);
+    }
+
+    fn count(&self, queue: QueueId) -> Reply {
+        let Some(slot) = self.slots.get(queue).filter(|slot| !slot.queue.closed) else {
+            return Reply::NoQueue;
+        };
+        match &slot.delivery {
+            None => Reply::Counts {
+                ready: slot.queue.messages.len(),
+                unacked: 0,
+                consumers: 0,
+            },
+            Some(delivery) if delivery.is_closing() => Reply::NoQueue,
+            Some(delivery) => Reply::Counts {
+                ready: delivery.ready(&slot.queue),
+                unacked: delivery.unacked(),
+                consumers: delivery.consumers(),
+            },
+        }
+    }
+}
+
+fn terms(logged: bool, slot: &Slot) -> Terms {
+    Terms {
+        logged,
+        suspect: slot.suspect,
+    }
+}
+
+/// A consumer went: closes an auto-delete queue that has none left.
+fn close_unused(slot: &mut Slot, context: &mut Context<'_, Effect>) {
+    let Some(delivery) = &mut slot.delivery else {
+        return;
+    };
+    if slot.queue.auto_delete && delivery.consumers() == 0 && !delivery.is_closing() {
+        delivery.close(slot.queue.id, true, MessageId(0), context);
+    }
+}
+
+fn answer(asker: SessionId, token: Token, reply: Reply, context: &mut Context<'_, Effect>) {
+    context.effects.push(Effect::Reply {
+        asker,
+        token,
+        reply,
+    });
+}
