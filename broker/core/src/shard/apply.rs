@@ -113,6 +113,9 @@ impl Shard {
             delivery.end(&slot.queue, &mut self.leader.sessions, context.effects);
         }
         slot.queue.release_all(context.bodies);
+        if context.leads.is_some() {
+            context.effects.push(Effect::Dropped { queue });
+        }
     }
 
     fn close(

@@ -1,4 +1,4 @@
-//! What a shard's leader wants carried out. Every effect but `Unused` goes to one session, in
+//! What a shard's leader wants carried out. All but the last two go to one session each, in
 //! order.
 
 use bytes::Bytes;
@@ -93,6 +93,10 @@ pub enum Effect {
     /// An auto-delete queue lost its last consumer and is closed: whoever drives the node
     /// deletes its row (conditional on the id), then sends `Drop`.
     Unused {
+        queue: QueueId,
+    },
+    /// The shard does not have the queue (any more): its tombstone can go.
+    Dropped {
         queue: QueueId,
     },
 }

@@ -264,6 +264,7 @@ impl Shard {
 
     fn ask_drop(&mut self, queue: QueueId, context: &mut Context<'_, Effect>) {
         let Some(slot) = self.slots.get_mut(queue) else {
+            context.effects.push(Effect::Dropped { queue });
             return;
         };
         if let Some(delivery) = &mut slot.delivery {
