@@ -37,10 +37,12 @@ use crate::names::Name;
 
 mod build;
 pub mod headers;
+pub mod route;
 mod table;
 mod topic;
 
 pub use build::ApplyError;
+pub use route::{RouteBuffer, RouteCache};
 use table::Table;
 
 /// A persistent hash map whose seed the topology was made with.
