@@ -76,7 +76,8 @@ pub(crate) fn paths(tokens: &[Token]) -> Vec<Path> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        if text(tokens, at) == "use" {
+        // `use<..>` in a bound is no declaration.
+        if text(tokens, at) == "use" && text(tokens, at + 1) != "<" {
             at = use_tree(tokens, at + 1, &[], &mut found);
         } else if is_name(tokens.get(at)) {
             let end = path_end(tokens, at);
@@ -118,7 +119,7 @@ fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], found: &mut Vec<
             "::" => at += 1,
             "{" => {
                 at += 1;
-                while at < tokens.len() && text(tokens, at) != "}" {
+                while !matches!(text(tokens, at), "}" | ";" | "") {
                     at = use_tree(tokens, at, &segments, found);
                     at += usize::from(text(tokens, at) == ",");
                 }
@@ -292,6 +293,14 @@ mod tests {
     fn inline_paths_are_found_and_fields_are_not() {
         let paths = joined("x.rand + ::std::time::Instant::now() + v::<u8>");
         assert_eq!(paths, ["x", "std::time::Instant::now", "v", "u8"]);
+    }
+
+    #[test]
+    fn what_is_no_use_tree_still_ends() {
+        let text = "fn f() -> impl T + use<'a> { g(); std::fs::x() }";
+        assert!(joined(text).contains(&"std::fs::x".to_owned()));
+        assert_eq!(joined("use a::{b; c"), ["a::b", "c"]);
+        assert_eq!(joined("use a::{b, {"), ["a::b"]);
     }
 
     #[test]
