@@ -6,8 +6,10 @@
 
 pub mod batch;
 pub mod consensus;
+pub mod checkpoint;
 pub mod ids;
 pub mod inbox;
+pub mod log;
 pub mod machine;
 pub mod origin;
 pub mod origins;

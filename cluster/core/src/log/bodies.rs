@@ -1,0 +1,74 @@
+//! A lane's message store: who refers to which bytes, and which bytes are in memory.
+
+use bytes::Bytes;
+
+use crate::ids::{Place, ShardId};
+use crate::log::extents::Extents;
+use crate::log::memory::Memory;
+use crate::log::segments::Segments;
+use crate::log::young::Young;
+use crate::machine;
+
+/// All that bodies need of the log, apart from what writes it.
+pub(super) struct Store {
+    pub(super) segments: Segments,
+    pub(super) survivors: Segments,
+    pub(super) memory: Memory,
+    pub(super) young: Young,
+    pub(super) extents: Extents,
+}
+
+impl Store {
+    pub(super) fn get(&mut self, place: Place, len: u32) -> Option<Bytes> {
+        if place.segment.is_memory() {
+            return self.memory.get(place, len);
+        }
+        if !place.segment.is_survivor()
+            && let Some(found) = self.young.get(place, len)
+        {
+            return Some(found);
+        }
+        self.extents.get(place, len)
+    }
+
+    pub(super) fn series(&mut self, place: Place) -> &mut Segments {
+        if place.segment.is_survivor() {
+            &mut self.survivors
+        } else {
+            &mut self.segments
+        }
+    }
+}
+
+/// The store as the machine of one shard sees it.
+pub struct View<'a> {
+    pub(super) store: &'a mut Store,
+    pub(super) shard: ShardId,
+}
+
+impl machine::Bodies for View<'_> {
+    fn get(&mut self, place: Place, len: u32) -> Option<Bytes> {
+        self.store.get(place, len)
+    }
+
+    fn want(&mut self, key: u64, place: Place, len: u32) {
+        self.store.extents.want(self.shard, key, place, len);
+    }
+
+    fn retain(&mut self, key: u64, id: u64, place: Place, len: u32) {
+        if place.segment.is_memory() {
+            self.store.memory.retain(self.shard, key, id, place, len);
+        } else {
+            let shard = self.shard;
+            self.store.series(place).retain(shard, key, id, place, len);
+        }
+    }
+
+    fn release(&mut self, place: Place, len: u32) {
+        if place.segment.is_memory() {
+            self.store.memory.release(place, len);
+        } else {
+            self.store.series(place).release(place, len);
+        }
+    }
+}

@@ -1,0 +1,645 @@
+//! The log of a lane: one series of segments for the entries of all its shards, which at the
+//! same time is the store of their messages' bodies.
+//!
+//! Stepped like everything here: appends and completions go in, disk operations
+//! ([`Log::submit`]) and events ([`Log::pop_event`]) come out. Invariants:
+//! - what [`Event::Persisted`] tells is on disk;
+//! - a segment's file goes only when every shard's records in it are covered by that shard's
+//!   durable checkpoint and no machine refers to a body in it;
+//! - every body that a machine refers to is in memory, in its segment's file, or in a survivors'
+//!   segment whose record says where it belongs.
+
+#![allow(dead_code)]
+
+mod bodies;
+mod checkpoints;
+pub mod disk;
+mod extents;
+mod memory;
+mod position;
+pub mod record;
+mod runs;
+mod segments;
+mod series;
+mod young;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::checkpoint::{Header, Writer};
+use crate::ids::{Index, Instant, Place, SegmentId, ShardId, Term};
+use crate::log::bodies::Store;
+use crate::log::checkpoints::{Checkpoints, Progress};
+use crate::log::disk::{Completion, Data, DiskError, FileName, Op, Token};
+use crate::log::extents::Extents;
+use crate::log::memory::Memory;
+use crate::log::record::{HEAD_BYTES, Head, Kind};
+use crate::log::segments::Segments;
+use crate::log::series::{Series, Setup};
+use crate::log::young::Young;
+
+pub use bodies::View;
+pub use position::Position;
+pub use record::HardState;
+
+/// How a lane's log is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The log's identity: part of every checksum. Never changes for a folder.
+    pub log: u64,
+    /// Bytes of a segment's file.
+    pub segment_bytes: u32,
+    /// Sealed segments that are not worth a checkpoint or copying.
+    pub segments_target: usize,
+    /// Recent entries kept in memory, in bytes.
+    pub young_bytes: u64,
+    /// Bodies read back from disk and kept for a while, in bytes.
+    pub read_cache_bytes: u64,
+    /// A shard's checkpoint is due after so many bytes of log, or twice its size if that is more.
+    pub checkpoint_bytes: u64,
+    /// Entries count as persisted when they are written, not when they are synced.
+    pub sync_is_left_to_the_os: bool,
+}
+
+impl Options {
+    /// The defaults for a log with this identity.
+    #[must_use]
+    pub fn new(log: u64) -> Self {
+        Self {
+            log,
+            segment_bytes: 64 << 20,
+            segments_target: 4,
+            young_bytes: 64 << 20,
+            read_cache_bytes: 32 << 20,
+            checkpoint_bytes: 64 << 20,
+            sync_is_left_to_the_os: false,
+        }
+    }
+}
+
+/// What the log has to tell its lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Everything appended before this position ([`Log::tail`] after the append) is durable.
+    Persisted(Position),
+    /// What the machine wanted under this key is in memory: call its `resume`.
+    Resume { shard: ShardId, key: u64 },
+    /// A body was copied: call the machine's `relocate`.
+    Relocate(Relocation),
+    /// The checkpoint is durable: entries up to `index` may be forgotten.
+    CheckpointDurable { shard: ShardId, index: Index },
+    /// The disk was full; the log gave the checkpoint up: call the machine's `checkpoint_abort`.
+    CheckpointFailed { shard: ShardId },
+}
+
+/// A body that lies elsewhere now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relocation {
+    pub shard: ShardId,
+    pub key: u64,
+    pub id: u64,
+    pub from: Place,
+    pub to: Place,
+}
+
+/// Why the log cannot go on. Each of them ends the process.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{action} of {file} failed: {source}")]
+    Disk {
+        action: &'static str,
+        file: FileName,
+        source: DiskError,
+    },
+    #[error("{file} is damaged at byte {offset}: {cause}")]
+    Corrupt {
+        file: FileName,
+        offset: u64,
+        cause: String,
+    },
+}
+
+/// Figures for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// Bytes of segment files, log and survivors together.
+    pub log_bytes: u64,
+    pub segments: u32,
+    /// Recent entries in memory, in bytes.
+    pub young_bytes: u64,
+    /// Bodies read back and kept, in bytes.
+    pub read_cache_bytes: u64,
+    /// Entries of unlogged shards, in bytes.
+    pub memory_bytes: u64,
+    /// Syncs of the log that were answered.
+    pub syncs: u64,
+}
+
+/// See the module.
+pub struct Log {
+    options: Options,
+    main: Series,
+    store: Store,
+    checkpoints: Checkpoints,
+    shards: BTreeMap<ShardId, Appended>,
+    events: VecDeque<Event>,
+    jobs: BTreeMap<Token, (Job, FileName)>,
+    last_token: u64,
+    /// The last segment that `store.segments` knows.
+    begun: u32,
+    /// The next file is being made.
+    creating: bool,
+    /// A dead segment of the usual size, kept to become the next file.
+    spare: Option<u32>,
+    free_disk_bytes: u64,
+    /// A file could not be made or written for want of space.
+    full: bool,
+    syncs: u64,
+}
+
+/// Log bytes of a shard since its last checkpoint began.
+#[derive(Clone, Copy, Default)]
+struct Appended {
+    bytes: u64,
+}
+
+/// What an operation was for.
+enum Job {
+    Log,
+    NextFile { number: u32 },
+    Remove,
+    Checkpoint,
+    Read,
+}
+
+impl Log {
+    /// An empty log that begins with segment `number`, whose file may be `prepared` already.
+    pub(crate) fn starting_at(options: Options, number: u32, prepared: bool) -> Self {
+        let setup = Setup {
+            survivors: false,
+            log: options.log,
+            segment_bytes: options.segment_bytes,
+            unsynced: options.sync_is_left_to_the_os,
+            number,
+            prepared,
+        };
+        let mut segments = Segments::new(number);
+        segments.begin(number);
+        Self {
+            main: Series::new(&setup),
+            store: Store {
+                segments,
+                survivors: Segments::new(1),
+                memory: Memory::default(),
+                young: Young::new(options.young_bytes),
+                extents: Extents::new(options.read_cache_bytes),
+            },
+            checkpoints: Checkpoints::default(),
+            shards: BTreeMap::new(),
+            events: VecDeque::new(),
+            jobs: BTreeMap::new(),
+            last_token: 0,
+            begun: number,
+            creating: false,
+            spare: None,
+            free_disk_bytes: u64::MAX,
+            full: false,
+            syncs: 0,
+            options,
+        }
+    }
+
+    /// Appends an entry and gives the place of the payload's first byte. The payload is kept by
+    /// reference: it must fill most of its buffer. `entry_kind` is the consensus layer's own.
+    pub fn append_entry(
+        &mut self,
+        shard: ShardId,
+        term: Term,
+        index: Index,
+        entry_kind: u8,
+        payload: &Bytes,
+    ) -> Place {
+        let head = Head {
+            kind: Kind::Entry,
+            entry_kind,
+            shard,
+            term: term.0,
+            index: index.0,
+        };
+        let place = self.append(shard, &head, payload);
+        let number = place.segment.number();
+        self.store.segments.note_entry(number, shard, index);
+        if !payload.is_empty() {
+            self.store.young.push(place, payload);
+        }
+        place
+    }
+
+    /// Appends a shard's term, vote and commit.
+    pub fn append_hard_state(&mut self, shard: ShardId, state: HardState) {
+        let (head, vote) = state.parts(shard);
+        let place = self.append(shard, &head, &Bytes::copy_from_slice(&vote));
+        let position = Position::new(place.segment.number(), place.offset - HEAD_BYTES);
+        self.store.segments.note_state(position, shard);
+    }
+
+    fn append(&mut self, shard: ShardId, head: &Head, payload: &Bytes) -> Place {
+        let place = self.main.append(head, payload);
+        while self.begun < place.segment.number() {
+            self.begun += 1;
+            self.store.segments.begin(self.begun);
+        }
+        let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
+        self.shards.entry(shard).or_default().bytes += bytes;
+        place
+    }
+
+    /// Takes an entry of an unlogged shard into memory, until [`Log::memory_applied`] at least.
+    pub fn append_memory(&mut self, payload: Bytes) -> Place {
+        self.store.memory.insert(payload)
+    }
+
+    /// The entry at this place was applied: it goes when nothing of it is retained.
+    pub fn memory_applied(&mut self, place: Place) {
+        self.store.memory.applied(place);
+    }
+
+    /// Everything appended so far lies before this.
+    #[must_use]
+    pub fn tail(&self) -> Position {
+        self.main.tail()
+    }
+
+    /// Everything before this is durable.
+    #[must_use]
+    pub fn persisted(&self) -> Position {
+        self.main.durable()
+    }
+
+    /// Bytes appended that are not durable.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.main.pending_bytes()
+    }
+
+    /// How long the write and sync in flight have taken, in microseconds; 0 when none is.
+    #[must_use]
+    pub fn sync_age(&self, now: Instant) -> u64 {
+        let since = self.main.in_flight_since();
+        since.map_or(0, |since| now.micros_since(since))
+    }
+
+    /// When [`Log::submit`] should be called though nothing happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.main.mark_due()
+    }
+
+    /// The bodies as the machine of `shard` sees them.
+    pub fn bodies(&mut self, shard: ShardId) -> View<'_> {
+        View {
+            store: &mut self.store,
+            shard,
+        }
+    }
+
+    /// The bodies, and the writer of the shard's checkpoint while one is being written.
+    pub fn split(&mut self, shard: ShardId) -> (View<'_>, Option<&mut Writer>) {
+        let view = View {
+            store: &mut self.store,
+            shard,
+        };
+        (view, self.checkpoints.writer(shard))
+    }
+
+    /// The next thing to tell.
+    pub fn pop_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether publishes may come: settles and votes may always, and find two segments and a
+    /// checkpoint's room kept for them.
+    #[must_use]
+    pub fn room_for_publishes(&self) -> bool {
+        let segments = 2 * u64::from(self.options.segment_bytes);
+        let checkpoint = 2 * self.checkpoints.bytes_max();
+        !self.full && self.free_disk_bytes >= segments + checkpoint
+    }
+
+    /// What the file system has left.
+    pub fn set_free_disk(&mut self, bytes: u64) {
+        self.free_disk_bytes = bytes;
+        if bytes > u64::from(self.options.segment_bytes) {
+            self.full = false;
+        }
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (segments, bytes) = self.store.segments.totals();
+        let (survivors, survivor_bytes) = self.store.survivors.totals();
+        Status {
+            log_bytes: bytes + survivor_bytes,
+            segments: segments + survivors,
+            young_bytes: self.store.young.bytes(),
+            read_cache_bytes: self.store.extents.bytes(),
+            memory_bytes: self.store.memory.bytes(),
+            syncs: self.syncs,
+        }
+    }
+}
+
+/// Checkpoints.
+impl Log {
+    /// Log bytes of the shard since its last checkpoint began.
+    #[must_use]
+    pub fn bytes_since_checkpoint(&self, shard: ShardId) -> u64 {
+        self.shards.get(&shard).map_or(0, |shard| shard.bytes)
+    }
+
+    /// The shard whose checkpoint should be written next, if one should and none is under way:
+    /// one that pins an old segment with little in it, or one with much log since its last.
+    #[must_use]
+    pub fn checkpoint_wanted(&self) -> Option<ShardId> {
+        if !self.checkpoints.is_idle() || self.full {
+            return None;
+        }
+        let covers = &self.checkpoints.covers;
+        let spared = self.options.segments_target;
+        let pinning = self.store.segments.pinning(spared, covers);
+        // One begun since the tail came here covers all that can be covered now.
+        let helps = |shard: &ShardId| {
+            let begun = covers.get(shard).map_or(0, |cover| cover.begun.number());
+            begun < self.main.tail().number()
+        };
+        pinning.filter(helps).or_else(|| {
+            let due = |(shard, appended): &(&ShardId, &Appended)| {
+                let twice = 2 * self.checkpoints.bytes(**shard);
+                appended.bytes > self.options.checkpoint_bytes.max(twice)
+            };
+            self.shards.iter().find(due).map(|(shard, _)| *shard)
+        })
+    }
+
+    /// The shard of the checkpoint under way.
+    #[must_use]
+    pub fn checkpoint_shard(&self) -> Option<ShardId> {
+        self.checkpoints.shard()
+    }
+
+    /// Whether a checkpoint can be begun: the last one is done with, also on disk.
+    #[must_use]
+    pub fn checkpoint_is_idle(&self) -> bool {
+        self.checkpoints.is_idle()
+    }
+
+    /// Begins the checkpoint of `shard` with everything up to the entry `index` applied. Its
+    /// hard state and what else the replica keeps go in as parts of kinds other than 0.
+    ///
+    /// # Panics
+    /// When one is under way ([`Log::checkpoint_is_idle`]).
+    pub fn checkpoint_begin(&mut self, shard: ShardId, index: Index, term: Term) {
+        let begun = self.main.tail();
+        let beyond = self.store.segments.first_beyond(shard, index);
+        self.checkpoints.begin(Header {
+            shard,
+            index,
+            term,
+            log: self.options.log,
+            number: 0,
+            begun,
+            replay_from: beyond.map_or_else(|| begun.number(), |number| number.min(begun.number())),
+        });
+        self.shards.entry(shard).or_default().bytes = 0;
+    }
+
+    /// The writer of the shard's checkpoint while it is under way and not finished.
+    pub fn checkpoint_writer(&mut self, shard: ShardId) -> Option<&mut Writer> {
+        self.checkpoints.writer(shard)
+    }
+
+    /// Whether the disk keeps up: when not, write no more of the checkpoint in this step.
+    #[must_use]
+    pub fn checkpoint_is_hungry(&self) -> bool {
+        self.checkpoints.is_hungry()
+    }
+
+    /// All of it is written; it becomes durable later ([`Event::CheckpointDurable`]).
+    pub fn checkpoint_finish(&mut self) {
+        self.checkpoints.finish();
+    }
+
+    /// Gives it up, if one is under way. No event follows.
+    pub fn checkpoint_abort(&mut self) {
+        self.checkpoints.abort();
+    }
+}
+
+/// Disk operations and their completions.
+impl Log {
+    fn token(last: &mut u64) -> Token {
+        *last += 1;
+        Token(*last)
+    }
+
+    /// Hands out what the disk should do: at the end of every step, and at [`Log::deadline`].
+    pub fn submit(&mut self, now: Instant, ops: &mut Vec<Op>) {
+        self.store.young.trim(self.main.written());
+        self.make_files(ops);
+        let token = Self::token(&mut self.last_token);
+        if let Some(op) = self.main.submit(now, token) {
+            self.hand_out(Job::Log, op, ops);
+        }
+        self.drop_dead(ops);
+        self.submit_checkpoint(ops);
+        self.submit_reads(ops);
+    }
+
+    fn make_files(&mut self, ops: &mut Vec<Op>) {
+        if self.creating || self.full {
+            return;
+        }
+        let Some(number) = self.main.wants_file() else {
+            return;
+        };
+        let token = Self::token(&mut self.last_token);
+        let file = FileName::Segment(SegmentId(number));
+        let op = match self.spare.take() {
+            Some(spare) => Op::Rename {
+                from: FileName::Segment(SegmentId(spare)),
+                to: file,
+                token,
+            },
+            None => Op::Create {
+                file,
+                zeroed: self.main.zeroed_bytes(),
+                token,
+            },
+        };
+        self.creating = true;
+        self.hand_out(Job::NextFile { number }, op, ops);
+    }
+
+    fn hand_out(&mut self, job: Job, op: Op, ops: &mut Vec<Op>) {
+        self.jobs.insert(op.token(), (job, op.file()));
+        ops.push(op);
+    }
+
+    fn drop_dead(&mut self, ops: &mut Vec<Op>) {
+        if !self.store.segments.take_changed() {
+            return;
+        }
+        for number in self.store.segments.take_dead(&self.checkpoints.covers) {
+            self.store.extents.forget(SegmentId(number));
+            self.remove(FileName::Segment(SegmentId(number)), ops);
+        }
+    }
+
+    fn remove(&mut self, file: FileName, ops: &mut Vec<Op>) {
+        let token = Self::token(&mut self.last_token);
+        self.hand_out(Job::Remove, Op::Remove { file, token }, ops);
+    }
+
+    fn submit_checkpoint(&mut self, ops: &mut Vec<Op>) {
+        let synced = self.main.synced();
+        let last = &mut self.last_token;
+        while let Some(op) = self.checkpoints.submit(synced, || Self::token(last)) {
+            let removal = matches!(op, Op::Remove { .. });
+            let job = if removal {
+                Job::Remove
+            } else {
+                Job::Checkpoint
+            };
+            self.jobs.insert(op.token(), (job, op.file()));
+            ops.push(op);
+        }
+    }
+
+    fn submit_reads(&mut self, ops: &mut Vec<Op>) {
+        if !self.store.extents.has_wants() {
+            return;
+        }
+        let written = self.main.written();
+        let segments = &self.store.segments;
+        let end = |segment: SegmentId| {
+            let sealed = segments.sealed_bytes(segment.number());
+            let open = if segment.number() == written.number() {
+                written.offset()
+            } else {
+                0
+            };
+            sealed.unwrap_or(open)
+        };
+        let last = &mut self.last_token;
+        let mut resumes = Vec::new();
+        let first = ops.len();
+        self.store
+            .extents
+            .plan(end, || Self::token(last), ops, &mut resumes);
+        for op in &ops[first..] {
+            self.jobs.insert(op.token(), (Job::Read, op.file()));
+        }
+        self.resume(&resumes);
+    }
+
+    fn resume(&mut self, resumes: &[(ShardId, u64)]) {
+        let resume = |&(shard, key): &(ShardId, u64)| Event::Resume { shard, key };
+        self.events.extend(resumes.iter().map(resume));
+    }
+
+    /// Takes what came of an operation.
+    ///
+    /// # Errors
+    /// What the log cannot survive: a failed write, sync or read. The process must end.
+    pub fn complete(&mut self, completion: Completion) -> Result<(), Error> {
+        let Some((job, file)) = self.jobs.remove(&completion.token) else {
+            return Ok(());
+        };
+        match (job, completion.result) {
+            (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, bytes),
+            (job, Ok(_)) => {
+                self.done(&job);
+                Ok(())
+            }
+            (job, Err(source)) => self.failed(&job, file, source),
+        }
+    }
+
+    fn read(&mut self, token: Token, bytes: Bytes) -> Result<(), Error> {
+        let mut resumes = Vec::new();
+        let read = self.store.extents.complete(token, bytes, &mut resumes);
+        self.resume(&resumes);
+        read.map_err(|short| Error::Corrupt {
+            file: short.file,
+            offset: short.end,
+            cause: "the file ends before a body does".to_owned(),
+        })
+    }
+
+    fn done(&mut self, job: &Job) {
+        match job {
+            Job::Log => {
+                self.syncs += 1;
+                let before = self.main.durable();
+                self.main.complete();
+                if self.main.durable() > before {
+                    self.events.push_back(Event::Persisted(self.main.durable()));
+                }
+                while let Some((number, end)) = self.main.take_sealed() {
+                    self.store.segments.seal(number, end);
+                }
+            }
+            Job::NextFile { number } => {
+                self.creating = false;
+                self.main.prepared(*number);
+            }
+            Job::Remove => self.full = false,
+            Job::Checkpoint => {
+                if let Progress::Durable { shard, index } = self.checkpoints.complete() {
+                    self.store.segments.look_again();
+                    self.events
+                        .push_back(Event::CheckpointDurable { shard, index });
+                }
+            }
+            Job::Read => {}
+        }
+    }
+
+    /// A full disk is survived where nothing was promised: the next file comes later, the
+    /// checkpoint is given up.
+    fn failed(&mut self, job: &Job, file: FileName, source: DiskError) -> Result<(), Error> {
+        let action = match job {
+            Job::NextFile { .. } if source == DiskError::Full => {
+                self.creating = false;
+                self.full = true;
+                return Ok(());
+            }
+            Job::Checkpoint if source == DiskError::Full => {
+                self.full = true;
+                if let Some(shard) = self.checkpoints.failed() {
+                    self.events.push_back(Event::CheckpointFailed { shard });
+                }
+                return Ok(());
+            }
+            Job::Log | Job::Checkpoint => "write",
+            Job::NextFile { .. } => "creation",
+            Job::Remove => "removal",
+            Job::Read => "read",
+        };
+        Err(Error::Disk {
+            action,
+            file,
+            source,
+        })
+    }
+}
+
+/// An empty log, and what recovery uses.
+impl Log {
+    /// A new log in an empty folder.
+    #[must_use]
+    pub fn blank(options: Options) -> Self {
+        Self::starting_at(options, 1, false)
+    }
+}

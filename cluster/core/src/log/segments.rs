@@ -1,0 +1,324 @@
+//! What each segment of a series still is good for: live bodies, and records that no durable
+//! checkpoint covers.
+//!
+//! Invariants:
+//! - `live_count` is the number of references into the segment that machines hold;
+//! - a segment is pinned by a shard whose durable checkpoint does not cover the shard's last
+//!   entry or hard state in it;
+//! - references into segments that are gone are counted apart: after a restart a checkpoint may
+//!   name segments whose live bodies were copied, or consumed by entries still to be replayed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::ids::{Index, Place, ShardId};
+use crate::log::position::Position;
+use crate::log::runs::{Run, Runs};
+
+/// How far a shard's durable checkpoint reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Cover {
+    /// The last entry that it contains.
+    pub(super) index: Index,
+    /// The log's tail when it was begun: it contains all hard states before.
+    pub(super) begun: Position,
+}
+
+pub(super) struct Segments {
+    first: u32,
+    table: VecDeque<Segment>,
+    ghosts: BTreeMap<u32, Segment>,
+    /// Some segment may have become free or sparse since the last look.
+    changed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Being written.
+    Open,
+    /// Never written again.
+    Sealed,
+    Gone,
+}
+
+pub(super) struct Segment {
+    state: State,
+    /// Bytes from the file's start to the last record's end; 0 while it is open.
+    used: u32,
+    live_bytes: u64,
+    live_count: u64,
+    /// Its live bodies could not be copied: not tried again.
+    stuck: bool,
+    runs: Runs,
+    shards: Vec<Pin>,
+}
+
+#[derive(Clone, Copy)]
+struct Pin {
+    shard: ShardId,
+    index: Index,
+    /// Position of the last hard state; the smallest position when there is none.
+    state: Position,
+}
+
+impl Segment {
+    fn new(state: State, used: u32) -> Self {
+        Self {
+            state,
+            used,
+            live_bytes: 0,
+            live_count: 0,
+            stuck: false,
+            runs: Runs::default(),
+            shards: Vec::new(),
+        }
+    }
+
+    fn retain(&mut self, shard: ShardId, key: u64, id: u64, len: u32) {
+        self.live_bytes += u64::from(len);
+        self.live_count += 1;
+        self.runs.note(shard, key, id);
+    }
+
+    /// True when that was the last reference.
+    fn release(&mut self, len: u32) -> bool {
+        debug_assert!(self.live_count > 0);
+        self.live_bytes = self.live_bytes.saturating_sub(u64::from(len));
+        self.live_count = self.live_count.saturating_sub(1);
+        if self.live_count == 0 {
+            self.live_bytes = 0;
+            self.runs.clear();
+        }
+        self.live_count == 0
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.live_bytes * 4 < u64::from(self.used)
+    }
+
+    fn pin(&mut self, shard: ShardId) -> &mut Pin {
+        let at = match self.shards.iter().position(|pin| pin.shard == shard) {
+            Some(at) => at,
+            None => {
+                self.shards.push(Pin {
+                    shard,
+                    index: Index(0),
+                    state: Position::default(),
+                });
+                self.shards.len() - 1
+            }
+        };
+        &mut self.shards[at]
+    }
+
+    fn pinned_by(&self, covers: &BTreeMap<ShardId, Cover>) -> Option<ShardId> {
+        let uncovered = |pin: &&Pin| {
+            let cover = covers.get(&pin.shard).copied().unwrap_or_default();
+            let state_uncovered = pin.state != Position::default() && pin.state >= cover.begun;
+            pin.index > cover.index || state_uncovered
+        };
+        self.shards.iter().find(uncovered).map(|pin| pin.shard)
+    }
+}
+
+impl Segments {
+    /// A series whose next segment is `number`.
+    pub(super) fn new(number: u32) -> Self {
+        Self {
+            first: number,
+            table: VecDeque::new(),
+            ghosts: BTreeMap::new(),
+            changed: false,
+        }
+    }
+
+    fn existing(&mut self, number: u32) -> Option<&mut Segment> {
+        let at = number.wrapping_sub(self.first) as usize;
+        self.table
+            .get_mut(at)
+            .filter(|segment| segment.state != State::Gone)
+    }
+
+    /// The segment was begun; those before it that are open stay so until [`Segments::seal`].
+    pub(super) fn begin(&mut self, number: u32) {
+        self.put(number, Segment::new(State::Open, 0));
+    }
+
+    /// A segment found at the start, with its bytes in use.
+    pub(super) fn found(&mut self, number: u32, used: u32) {
+        self.put(number, Segment::new(State::Sealed, used));
+        self.changed = true;
+    }
+
+    fn put(&mut self, number: u32, segment: Segment) {
+        if self.table.is_empty() {
+            self.first = number;
+        }
+        debug_assert!(number >= self.first + self.table.len() as u32);
+        while self.first + (self.table.len() as u32) < number {
+            self.table.push_back(Segment::new(State::Gone, 0));
+        }
+        self.table.push_back(segment);
+    }
+
+    /// Nothing more will be written to it, and all that was is on disk.
+    pub(super) fn seal(&mut self, number: u32, used: u32) {
+        if let Some(segment) = self.existing(number) {
+            segment.state = State::Sealed;
+            segment.used = used;
+            self.changed = true;
+        }
+    }
+
+    pub(super) fn note_entry(&mut self, number: u32, shard: ShardId, index: Index) {
+        if let Some(segment) = self.existing(number) {
+            let pin = segment.pin(shard);
+            pin.index = pin.index.max(index);
+        }
+    }
+
+    pub(super) fn note_state(&mut self, position: Position, shard: ShardId) {
+        if let Some(segment) = self.existing(position.number()) {
+            segment.pin(shard).state = position;
+        }
+    }
+
+    pub(super) fn retain(&mut self, shard: ShardId, key: u64, id: u64, place: Place, len: u32) {
+        let number = place.segment.number();
+        if let Some(segment) = self.existing(number) {
+            segment.retain(shard, key, id, len);
+        } else {
+            let ghost = self.ghosts.entry(number);
+            ghost
+                .or_insert_with(|| Segment::new(State::Gone, u32::MAX))
+                .retain(shard, key, id, len);
+        }
+    }
+
+    pub(super) fn release(&mut self, place: Place, len: u32) {
+        let number = place.segment.number();
+        if let Some(segment) = self.existing(number) {
+            let dead = segment.release(len);
+            let sealed = segment.state == State::Sealed;
+            if sealed && (dead || segment.is_sparse()) {
+                self.changed = true;
+            }
+        } else if let Some(ghost) = self.ghosts.get_mut(&number)
+            && ghost.release(len)
+        {
+            self.ghosts.remove(&number);
+        }
+    }
+
+    /// A checkpoint became durable: pins may have gone.
+    pub(super) fn look_again(&mut self) {
+        self.changed = true;
+    }
+
+    /// Whether anything happened since the last call that could free a segment.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Takes out every sealed segment that nothing needs.
+    pub(super) fn take_dead(&mut self, covers: &BTreeMap<ShardId, Cover>) -> Vec<u32> {
+        let mut dead = Vec::new();
+        for (at, segment) in self.table.iter_mut().enumerate() {
+            let needed = segment.live_count > 0 || segment.pinned_by(covers).is_some();
+            if segment.state == State::Sealed && !needed {
+                *segment = Segment::new(State::Gone, 0);
+                dead.push(self.first + at as u32);
+            }
+        }
+        while self.table.front().is_some_and(|s| s.state == State::Gone) {
+            self.table.pop_front();
+            self.first += 1;
+        }
+        dead
+    }
+
+    /// The shard to write a checkpoint of, so that an old segment with little in it can go.
+    pub(super) fn pinning(
+        &self,
+        spared: usize,
+        covers: &BTreeMap<ShardId, Cover>,
+    ) -> Option<ShardId> {
+        self.old(spared)
+            .filter(|(_, segment)| segment.is_sparse())
+            .find_map(|(_, segment)| segment.pinned_by(covers))
+    }
+
+    /// An old sealed segment that only a few live bodies keep.
+    pub(super) fn victim(&self, spared: usize, covers: &BTreeMap<ShardId, Cover>) -> Option<u32> {
+        self.old(spared)
+            .filter(|(_, segment)| segment.is_sparse() && segment.live_count > 0 && !segment.stuck)
+            .find(|(_, segment)| segment.pinned_by(covers).is_none())
+            .map(|(number, _)| number)
+    }
+
+    /// Sealed segments from the oldest on, but for the `spared` newest.
+    fn old(&self, spared: usize) -> impl Iterator<Item = (u32, &Segment)> {
+        let sealed = self.sealed_count();
+        (self.first..)
+            .zip(&self.table)
+            .filter(|(_, segment)| segment.state == State::Sealed)
+            .take(sealed.saturating_sub(spared))
+    }
+
+    /// Copying did not empty it: leave it alone from here on.
+    pub(super) fn give_up(&mut self, number: u32) {
+        if let Some(segment) = self.existing(number) {
+            segment.stuck = true;
+        }
+    }
+
+    pub(super) fn runs(&self, number: u32) -> Vec<Run> {
+        let at = number.wrapping_sub(self.first) as usize;
+        let existing = self.table.get(at).filter(|s| s.state != State::Gone);
+        let segment = existing.or_else(|| self.ghosts.get(&number));
+        segment
+            .map(|segment| segment.runs.merged())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn live_count(&self, number: u32) -> u64 {
+        let at = number.wrapping_sub(self.first) as usize;
+        let existing = self.table.get(at).filter(|s| s.state != State::Gone);
+        let segment = existing.or_else(|| self.ghosts.get(&number));
+        segment.map_or(0, |segment| segment.live_count)
+    }
+
+    /// Bytes of a sealed segment that are in use; `None` for others.
+    pub(super) fn sealed_bytes(&self, number: u32) -> Option<u32> {
+        let at = number.wrapping_sub(self.first) as usize;
+        let segment = self.table.get(at)?;
+        (segment.state == State::Sealed).then_some(segment.used)
+    }
+
+    /// Segments that are gone though something refers to them.
+    pub(super) fn ghosts(&self) -> Vec<u32> {
+        self.ghosts.keys().copied().collect()
+    }
+
+    /// The oldest segment that has entries of `shard` beyond `index`.
+    pub(super) fn first_beyond(&self, shard: ShardId, index: Index) -> Option<u32> {
+        let beyond = |segment: &Segment| {
+            let mut pins = segment.shards.iter();
+            pins.any(|pin| pin.shard == shard && pin.index > index)
+        };
+        let at = self.table.iter().position(beyond)?;
+        Some(self.first + at as u32)
+    }
+
+    pub(super) fn sealed_count(&self) -> usize {
+        let sealed = |segment: &&Segment| segment.state == State::Sealed;
+        self.table.iter().filter(sealed).count()
+    }
+
+    /// How many segments exist, and the bytes in use of those that are sealed.
+    pub(super) fn totals(&self) -> (u32, u64) {
+        let existing = self.table.iter().filter(|s| s.state != State::Gone);
+        existing.fold((0, 0), |(count, bytes), segment| {
+            (count + 1, bytes + u64::from(segment.used))
+        })
+    }
+}

@@ -1,0 +1,351 @@
+//! One series of segments being appended to: the log proper, or the survivors.
+//!
+//! Invariants:
+//! - a batch lies in one segment and is one write with its sync; one is in flight at most, so a
+//!   valid record in a batch means that every batch before it is on disk;
+//! - a batch begins with a mark of what was synced when it was handed out;
+//! - a segment that is left behind ends with a seal, for which there is always room;
+//! - a batch is handed out only when its segment's file exists.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::ids::{Instant, Place, SegmentId};
+use crate::log::disk::{FileName, Op, Token};
+use crate::log::position::Position;
+use crate::log::record::{self, At, HEAD_BYTES, Head, SEGMENT_HEAD_BYTES};
+
+/// Payloads up to this are copied beside their heads: cheaper than one more buffer in a write.
+const GATHER_BYTES: usize = 2048;
+/// Room that stays for a mark and a seal.
+const RESERVED_BYTES: u32 = 2 * HEAD_BYTES;
+/// When nothing was appended for so long, a mark of its own says that all is synced.
+const IDLE_MARK_MILLIS: u64 = 100;
+/// How often a log that leaves syncs to the operating system syncs all the same.
+const OS_SYNC_MICROS: u64 = 1_000_000;
+
+pub(super) struct Series {
+    survivors: bool,
+    log: u64,
+    segment_bytes: u32,
+    /// Writes count as durable before they are synced (`log.sync = "os"`).
+    unsynced: bool,
+    tail: Position,
+    /// Bytes that the tail's segment may take.
+    capacity: u32,
+    batches: VecDeque<Batch>,
+    in_flight: Option<InFlight>,
+    pending_bytes: u64,
+    written: Position,
+    synced: Position,
+    synced_at: Instant,
+    /// When the last records were synced without a mark behind them that says so.
+    unmarked_since: Option<Instant>,
+    /// Files exist for all segments up to this number.
+    prepared: u32,
+    /// Where segments ended that were left behind.
+    ends: VecDeque<Position>,
+}
+
+struct Batch {
+    start: Position,
+    end: Position,
+    buffers: Vec<Bytes>,
+    gather: BytesMut,
+    records: u32,
+}
+
+struct InFlight {
+    end: Position,
+    since: Instant,
+    bytes: u64,
+    sync: bool,
+    records: u32,
+}
+
+/// What a series is made with.
+pub(super) struct Setup {
+    pub(super) survivors: bool,
+    pub(super) log: u64,
+    pub(super) segment_bytes: u32,
+    pub(super) unsynced: bool,
+    /// The first segment to write.
+    pub(super) number: u32,
+    /// Whether its file exists already.
+    pub(super) prepared: bool,
+}
+
+impl Series {
+    pub(super) fn new(setup: &Setup) -> Self {
+        let tail = Position::new(setup.number, SEGMENT_HEAD_BYTES);
+        Self {
+            survivors: setup.survivors,
+            log: setup.log,
+            segment_bytes: setup.segment_bytes,
+            unsynced: setup.unsynced,
+            tail,
+            capacity: setup.segment_bytes,
+            batches: VecDeque::new(),
+            in_flight: None,
+            pending_bytes: 0,
+            written: tail,
+            synced: tail,
+            synced_at: Instant(0),
+            unmarked_since: None,
+            prepared: if setup.prepared {
+                setup.number
+            } else {
+                setup.number - 1
+            },
+            ends: VecDeque::new(),
+        }
+    }
+
+    /// Where the next byte goes; everything appended lies before it.
+    pub(super) fn tail(&self) -> Position {
+        self.tail
+    }
+
+    /// Everything before this may be told to be durable.
+    pub(super) fn durable(&self) -> Position {
+        if self.unsynced || cfg!(warren_break = "no_fsync") {
+            self.written
+        } else {
+            self.synced
+        }
+    }
+
+    /// Everything before this is on disk.
+    pub(super) fn synced(&self) -> Position {
+        self.synced
+    }
+
+    /// Everything before this is at least in the file.
+    pub(super) fn written(&self) -> Position {
+        self.written
+    }
+
+    /// Bytes appended that are not on disk.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        self.pending_bytes
+    }
+
+    pub(super) fn in_flight_since(&self) -> Option<Instant> {
+        self.in_flight.as_ref().map(|write| write.since)
+    }
+
+    pub(super) fn id(&self, number: u32) -> SegmentId {
+        if self.survivors {
+            SegmentId::survivor(number)
+        } else {
+            SegmentId(number)
+        }
+    }
+
+    /// Appends a record and gives the place of its payload's first byte.
+    pub(super) fn append(&mut self, head: &Head, payload: &Bytes) -> Place {
+        let length = u32::try_from(payload.len()).expect("payloads are below their limit");
+        self.make_room(record::size(length));
+        self.open_batch();
+        let at = self.at();
+        let batch = self.batches.back_mut().expect("a batch is open");
+        record::encode_head(at, head, payload, &mut batch.gather);
+        if payload.len() <= GATHER_BYTES {
+            batch.gather.extend_from_slice(payload);
+        } else {
+            batch.buffers.push(batch.gather.split().freeze());
+            batch.buffers.push(payload.clone());
+        }
+        batch.gather.extend_from_slice(record::padding(length));
+        batch.records += 1;
+        self.advance(record::size(length));
+        Place {
+            segment: at.segment,
+            offset: at.offset + HEAD_BYTES,
+        }
+    }
+
+    fn at(&self) -> At {
+        At {
+            log: self.log,
+            segment: self.id(self.tail.number()),
+            offset: self.tail.offset(),
+        }
+    }
+
+    fn advance(&mut self, bytes: u32) {
+        self.tail = Position::new(self.tail.number(), self.tail.offset() + bytes);
+        self.pending_bytes += u64::from(bytes);
+        if let Some(batch) = self.batches.back_mut() {
+            batch.end = self.tail;
+        }
+    }
+
+    /// Leaves the segment when a record of `size` bytes does not fit any more. One that fits in
+    /// no segment gets one of its own size.
+    fn make_room(&mut self, size: u32) {
+        let needed = HEAD_BYTES + size + RESERVED_BYTES;
+        if self.tail.offset() + needed <= self.capacity {
+            return;
+        }
+        if self.tail.offset() > SEGMENT_HEAD_BYTES {
+            self.seal();
+        }
+        self.capacity = self.segment_bytes.max(SEGMENT_HEAD_BYTES + needed);
+    }
+
+    fn seal(&mut self) {
+        self.open_batch();
+        let at = self.at();
+        let batch = self.batches.back_mut().expect("a batch is open");
+        record::encode_head(at, &Head::seal(), &[], &mut batch.gather);
+        batch.records += 1;
+        self.advance(HEAD_BYTES);
+        self.ends.push_back(self.tail);
+        self.tail = Position::new(self.tail.number() + 1, SEGMENT_HEAD_BYTES);
+        self.capacity = self.segment_bytes;
+    }
+
+    /// Sees to it that the last batch is one of the tail's segment, with room for its mark.
+    fn open_batch(&mut self) {
+        let open = self
+            .batches
+            .back()
+            .is_some_and(|batch| batch.start.number() == self.tail.number());
+        if open {
+            return;
+        }
+        self.batches.push_back(Batch {
+            start: self.tail,
+            end: self.tail,
+            // The mark's place, filled when the batch is handed out.
+            buffers: vec![Bytes::new()],
+            gather: BytesMut::new(),
+            records: 0,
+        });
+        self.advance(HEAD_BYTES);
+    }
+
+    /// A segment that was left behind and is in its file to its end: its number and its length.
+    pub(super) fn take_sealed(&mut self) -> Option<(u32, u32)> {
+        let written = self.written;
+        let end = self.ends.pop_front_if(|end| *end <= written)?;
+        Some((end.number(), end.offset()))
+    }
+
+    /// The segment whose file should be made next, if any.
+    pub(super) fn wants_file(&self) -> Option<u32> {
+        let last = self.tail.number();
+        let used = self.tail.offset() - SEGMENT_HEAD_BYTES;
+        let ahead = !self.survivors && used > self.capacity / 2;
+        let begun = !self.survivors || !self.batches.is_empty();
+        let wanted = if ahead { last + 1 } else { last };
+        (begun && self.prepared < wanted).then_some(self.prepared + 1)
+    }
+
+    /// The file of segment `number` exists, with its directory synced.
+    pub(super) fn prepared(&mut self, number: u32) {
+        self.prepared = self.prepared.max(number);
+    }
+
+    /// Bytes of zeros that a new file of this series is made with.
+    pub(super) fn zeroed_bytes(&self) -> u64 {
+        if self.survivors {
+            0
+        } else {
+            u64::from(self.segment_bytes)
+        }
+    }
+
+    /// Whether the file of the segment that is to be written next is missing.
+    pub(super) fn waits_for_file(&self) -> bool {
+        let first = self.batches.front();
+        first.is_some_and(|batch| batch.start.number() > self.prepared)
+    }
+
+    /// Hands out the next batch when none is in flight; `token` is used only then.
+    pub(super) fn submit(&mut self, now: Instant, token: Token) -> Option<Op> {
+        if self.in_flight.is_some() || self.waits_for_file() {
+            return None;
+        }
+        if self.batches.is_empty() && self.mark_due().is_some_and(|due| due <= now) {
+            self.make_room(0);
+            self.open_batch();
+        }
+        let mut batch = self.batches.pop_front()?;
+        let sync = self.syncs_now(now, batch.records == 0);
+        self.in_flight = Some(InFlight {
+            end: batch.end,
+            since: now,
+            bytes: std::mem::take(&mut self.pending_bytes),
+            sync,
+            records: batch.records,
+        });
+        self.pending_bytes = self.batches.iter().map(Batch::bytes).sum();
+        let (front, offset) = self.front(batch.start);
+        batch.buffers[0] = front;
+        if !batch.gather.is_empty() {
+            batch.buffers.push(batch.gather.freeze());
+        }
+        Some(Op::Write {
+            file: FileName::Segment(self.id(batch.start.number())),
+            offset,
+            buffers: batch.buffers,
+            sync,
+            token,
+        })
+    }
+
+    fn syncs_now(&self, now: Instant, idle: bool) -> bool {
+        if cfg!(warren_break = "no_fsync") {
+            return false;
+        }
+        !self.unsynced || idle || now.micros_since(self.synced_at) > OS_SYNC_MICROS
+    }
+
+    /// What a batch begins with, and where in the file.
+    fn front(&self, start: Position) -> (Bytes, u64) {
+        let at = At {
+            log: self.log,
+            segment: self.id(start.number()),
+            offset: start.offset(),
+        };
+        let mut front = BytesMut::new();
+        let mut offset = start.offset();
+        if offset == SEGMENT_HEAD_BYTES {
+            front.extend_from_slice(&record::encode_segment_head(self.log, at.segment));
+            offset = 0;
+        }
+        record::encode_head(at, &Head::mark(self.synced), &[], &mut front);
+        (front.freeze(), u64::from(offset))
+    }
+
+    /// When an idle series should say that all it has is synced.
+    pub(super) fn mark_due(&self) -> Option<Instant> {
+        let since = self.unmarked_since.filter(|_| !self.survivors)?;
+        let idle = self.in_flight.is_none() && self.batches.is_empty();
+        idle.then(|| since.plus_millis(IDLE_MARK_MILLIS))
+    }
+
+    /// The write in flight is done; true when something other than a mark became durable.
+    pub(super) fn complete(&mut self) -> bool {
+        let Some(write) = self.in_flight.take() else {
+            return false;
+        };
+        debug_assert!(write.bytes > 0);
+        self.written = write.end;
+        if write.sync {
+            self.synced = write.end;
+            self.synced_at = write.since;
+        }
+        self.unmarked_since = (write.records > 0).then_some(write.since);
+        write.records > 0
+    }
+}
+
+impl Batch {
+    fn bytes(&self) -> u64 {
+        u64::from(self.end.offset() - self.start.offset())
+    }
+}
