@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,9 +83,14 @@ impl Broker {
             .lock()
             .expect("no holder panics")
             .replace(Running { child, folder });
-        let line = ready.recv_timeout(READY_LIMIT).map_err(|_| {
+        let line = ready.recv_timeout(READY_LIMIT).map_err(|error| {
+            let reason = match error {
+                RecvTimeoutError::Timeout => format!("no ready line within {READY_LIMIT:?}"),
+                RecvTimeoutError::Disconnected => "it ended without a ready line".to_owned(),
+            };
             format!(
-                "no ready line within {READY_LIMIT:?}; the log ends: {}",
+                "{}: {reason}; the log ends: {}",
+                binary.display(),
                 tail(&log)
             )
         })?;

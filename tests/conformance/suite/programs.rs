@@ -109,7 +109,7 @@ impl Program {
         command.args(&self.selected).env("AMQP_URL", url);
         let log = folder.join("stderr");
         let (mut outcomes, end) = run_program(command, &log)
-            .map_err(|error| Outcome::Failed(format!("the {} program: {error}", self.client)))?;
+            .map_err(|error| unready(self.client, &format!("its program: {error}")))?;
         for check in &self.selected {
             outcomes.entry((*check).to_owned()).or_insert_with(|| {
                 let stderr = tail(&log);

@@ -25,6 +25,8 @@ pub(super) const CHECKS: &[(&str, Check)] = checks![
     body_before_header,
     method_instead_of_header,
     header_of_another_class,
+    body_longer_than_announced,
+    channels_above_the_limit,
 ];
 
 const FRAME_MAX: u32 = 131_072;
@@ -169,4 +171,26 @@ fn header_of_another_class(target: &Target) -> CheckResult {
     let payload = Fields::new().u16(50).u16(0).u64(5).u16(0);
     peer.send(&frame(CONTENT_HEADER, 1, &payload.0))?;
     peer.expect_close_code(&[505])
+}
+
+/// RabbitMQ notices only when the next method comes instead of the rest.
+fn body_longer_than_announced(target: &Target) -> CheckResult {
+    let mut peer = Peer::with_channel(target)?;
+    peer.send(&publish_method(1, "", "k"))?;
+    peer.send(&content_header(1, 5))?;
+    peer.send(&frame(BODY, 1, b"longer than five"))?;
+    peer.send(&declare(1, "", EXCLUSIVE, b""))?;
+    peer.expect_close_code_or_end(&[501, 505])
+}
+
+/// RabbitMQ counts open channels; it does not look at their numbers.
+fn channels_above_the_limit(target: &Target) -> CheckResult {
+    let mut peer = Peer::tuned(target, (3, FRAME_MAX, 0))?;
+    for channel in 1..=3 {
+        peer.open_channel(channel)?;
+    }
+    peer.send(&method(4, (20, 10), Fields::new().short("")))?;
+    let text = "NOT_ALLOWED - number of channels opened (3) has reached the negotiated \
+                channel_max (3)";
+    peer.expect_close(530, text)
 }

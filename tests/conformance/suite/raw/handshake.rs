@@ -1,6 +1,9 @@
 //! From the first byte to connection.open-ok.
 
-use super::wire::{Fields, HEADER, Peer, Target};
+use super::wire::{
+    BODY, EXCLUSIVE, Fields, HEADER, Peer, Target, content_header, declare, frame, method,
+    publish_method,
+};
 use super::{Check, checks, server};
 use crate::outcome::{CheckResult, Stop, ensure, equal};
 
@@ -164,7 +167,35 @@ fn frame_max_4096(target: &Target) -> CheckResult {
         let reason = "since 4.1 RabbitMQ refuses a frame_max below 8192";
         return Err(Stop::Skipped(reason.to_owned()));
     }
-    Peer::tuned(target, (2047, 4096, 0))?.close()
+    let mut peer = Peer::tuned(target, (2047, 4096, 0))?;
+    peer.open_channel(1)?;
+    let queue = format!("conf.raw.small_frames.{:x}", std::process::id());
+    peer.send(&declare(1, &queue, EXCLUSIVE, b""))?;
+    peer.expect((50, 11))?;
+    peer.send(&publish_method(1, "", &queue))?;
+    peer.send(&content_header(1, 12_000))?;
+    for _ in 0..3 {
+        peer.send(&frame(BODY, 1, &[7; 4000]))?;
+    }
+    peer.send(&method(
+        1,
+        (60, 70),
+        Fields::new().u16(0).short(&queue).u8(1),
+    ))?;
+    peer.expect((60, 71))?;
+    let mut left = 12_000;
+    peer.next()?;
+    while left > 0 {
+        let body = peer
+            .next()?
+            .ok_or_else(|| Stop::Failed("closed".to_owned()))?;
+        ensure(
+            body.kind == BODY && body.payload.len() <= 4096 - 8,
+            "a frame is too large",
+        )?;
+        left -= body.payload.len();
+    }
+    peer.close()
 }
 
 fn channel_max_too_high(target: &Target) -> CheckResult {
@@ -177,7 +208,7 @@ fn channel_max_too_high(target: &Target) -> CheckResult {
 
 fn methods_before_login(target: &Target) -> CheckResult {
     let mut peer = Peer::connect(target)?.start()?.peer;
-    let open_channel = super::wire::method(1, (20, 10), Fields::new().short(""));
+    let open_channel = method(1, (20, 10), Fields::new().short(""));
     peer.send(&open_channel)?;
     refused_or_dropped(&mut peer)
 }
