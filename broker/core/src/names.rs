@@ -29,6 +29,15 @@ impl Name {
     }
 }
 
+/// A name as RabbitMQ takes it from a client: without carriage returns and line feeds.
+#[must_use]
+pub fn strip_line_breaks(name: &[u8]) -> Vec<u8> {
+    name.iter()
+        .copied()
+        .filter(|byte| !matches!(byte, b'\r' | b'\n'))
+        .collect()
+}
+
 impl Default for Name {
     fn default() -> Self {
         Self::new(b"")

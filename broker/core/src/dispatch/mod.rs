@@ -1,4 +1,6 @@
 //! Joins sessions and shards: what a session wants done, and the steps of every declaration.
 
+pub mod control;
 pub mod operation;
+pub mod reconcile;
 pub mod work;

@@ -1,0 +1,282 @@
+//! Queues: declare, delete, purge.
+
+use std::fmt::Write as _;
+
+use warren_cluster_core::ids::ShardId;
+use warren_cluster_core::rows::{Precondition, Transaction, Write};
+use warren_protocol::ReplyCode;
+
+use super::removal::Removal;
+use super::{Next, Stage, Step, validate};
+use crate::auth::access::{Access, Resource};
+use crate::definitions::{Owner, QueueKey, QueueRow, Store, VhostKey};
+use crate::dispatch::operation::{Answer, DeclareQueue, Operation};
+use crate::exception::{Exception, resource};
+use crate::ids::QueueId;
+use crate::names::strip_line_breaks;
+use crate::shard::effect::Reply;
+use crate::shard::input::Input;
+use crate::topology::Queue;
+
+impl Step<'_, '_> {
+    pub(super) fn declare_queue(&mut self, declare: &DeclareQueue) -> Result<Next, Exception> {
+        let name = strip_line_breaks(&declare.name);
+        if declare.passive {
+            return self.declare_queue_passive(&name);
+        }
+        if name.starts_with(b"amq.") {
+            let name = String::from_utf8_lossy(&name);
+            let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
+            return Err(Exception::new(ReplyCode::AccessRefused, text));
+        }
+        let mut declared = declare.arguments.clone();
+        let name = if name.is_empty() {
+            self.server_name(validate::take_name_prefix(&mut declared)?.as_deref())
+        } else {
+            name
+        };
+        self.require(Access::Configure, Resource::Queue(&name))?;
+        let row = self.queue_row(&name, declare, declared)?;
+        let existing = self.vhost()?.queue(&name).cloned();
+        if let Some(queue) = existing {
+            self.check_owner(&queue)?;
+            validate::same_queue(&queue, &row)?;
+            return Ok(self.count(&queue));
+        }
+        self.create_queue(name, &row)
+    }
+
+    fn declare_queue_passive(&mut self, name: &[u8]) -> Result<Next, Exception> {
+        let queue = self.vhost()?.require_queue(name)?.clone();
+        self.require_any(Resource::Queue(name))?;
+        self.check_owner(&queue)?;
+        Ok(self.count(&queue))
+    }
+
+    fn queue_row(
+        &self,
+        name: &[u8],
+        declare: &DeclareQueue,
+        declared: warren_protocol::FieldTable,
+    ) -> Result<QueueRow, Exception> {
+        let owner = declare
+            .exclusive
+            .then_some(self.actor.session)
+            .flatten()
+            .map(|session| {
+                let home = self.scene.home;
+                Box::new(Owner {
+                    session,
+                    node: home.node,
+                    incarnation: home.incarnation,
+                })
+            });
+        let store = Store::of_queue(declare.durable, declare.exclusive);
+        let shard = match store {
+            Store::Local => ShardId::LOCAL_QUEUES,
+            // Any will do on one node; the row says which it is from then on.
+            Store::Replicated => {
+                ShardId(1 + (self.scene.random % u64::from(self.scene.shards)) as u32)
+            }
+        };
+        let kind = validate::queue_arguments(name, &self.actor.vhost, declare, &declared)?;
+        Ok(QueueRow {
+            kind,
+            durable: declare.durable,
+            auto_delete: declare.auto_delete,
+            owner,
+            shard,
+            created: None,
+            arguments: declared,
+        })
+    }
+
+    fn create_queue(&mut self, name: Vec<u8>, row: &QueueRow) -> Result<Next, Exception> {
+        let vhost = self.vhost()?;
+        let store = Store::of_queue(row.durable, row.is_exclusive());
+        let key = QueueKey {
+            vhost: vhost.name(),
+            name: &name,
+        }
+        .encode();
+        let mut preconditions = vec![Precondition::Absent(key.clone())];
+        if store == Store::Replicated {
+            preconditions.push(Precondition::Present(
+                VhostKey { name: vhost.name() }.encode(),
+            ));
+        }
+        let writes = vec![Write::Put {
+            row: key,
+            value: row.encode(),
+        }];
+        let transaction = Transaction {
+            preconditions,
+            writes,
+        };
+        self.work
+            .transact(store.shard(), transaction, Some(self.token));
+        Ok(Next::Wait(Stage::Writing(Answer::QueueDeclared {
+            name,
+            ready: 0,
+            consumers: 0,
+        })))
+    }
+
+    fn count(&mut self, queue: &Queue) -> Next {
+        let asker = self.asker();
+        let input = Input::Count {
+            queue: queue.id(),
+            asker,
+            token: self.token,
+        };
+        self.work.ask(queue.row.shard, input);
+        Next::Wait(Stage::Counting {
+            name: queue.name.to_vec(),
+        })
+    }
+
+    pub(super) fn counted(&mut self, name: &[u8], reply: Reply) -> Result<Next, Exception> {
+        match reply {
+            Reply::Counts {
+                ready, consumers, ..
+            } => Ok(Next::Done(Answer::QueueDeclared {
+                name: name.to_vec(),
+                ready,
+                consumers,
+            })),
+            // Deleted since: what the client wanted to know is that it is not there.
+            _ => Err(Exception::no_such("queue", name, &self.actor.vhost)),
+        }
+    }
+
+    /// `amq.gen-` (or the client's prefix and a dash) and 22 letters.
+    fn server_name(&self, prefix: Option<&[u8]>) -> Vec<u8> {
+        const LETTERS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut name = prefix.unwrap_or(b"amq.gen").to_vec();
+        name.push(b'-');
+        let mut bits = u128::from(self.scene.random) << 64
+            | u128::from(
+                self.scene
+                    .random
+                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                    .rotate_left(29),
+            );
+        for _ in 0..22 {
+            name.push(LETTERS[(bits & 63) as usize]);
+            bits >>= 6;
+        }
+        name
+    }
+
+    pub(super) fn delete_queue(
+        &mut self,
+        name: &[u8],
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<Next, Exception> {
+        let name = strip_line_breaks(name);
+        self.require(Access::Configure, Resource::Queue(&name))?;
+        let Some(queue) = self.vhost()?.queue(&name).cloned() else {
+            return Ok(Next::Done(Answer::QueueDeleted { messages: 0 }));
+        };
+        self.check_owner(&queue)?;
+        let asker = self.asker();
+        let id = queue.id();
+        let input = Input::Close {
+            queue: id,
+            if_unused,
+            if_empty,
+            asker,
+            token: self.token,
+        };
+        self.work.ask(queue.row.shard, input);
+        Ok(Next::Wait(Stage::Closing { queue: id }))
+    }
+
+    pub(super) fn closed(
+        &mut self,
+        queue: QueueId,
+        operation: &Operation,
+        reply: Reply,
+    ) -> Result<Next, Exception> {
+        let refuse = |what: &str| {
+            let name = match operation {
+                Operation::DeleteQueue { name, .. } => strip_line_breaks(name),
+                _ => Vec::new(),
+            };
+            let mut text = resource("queue", &name, &self.actor.vhost);
+            let _ = write!(text, " {what}");
+            Err(Exception::precondition(text))
+        };
+        let messages = match reply {
+            Reply::Closed { messages } => messages,
+            Reply::InUse => return refuse("in use"),
+            Reply::NotEmpty => return refuse("not empty"),
+            Reply::NoQueue | Reply::Counts { .. } | Reply::Purged { .. } => 0,
+        };
+        let answer = Answer::QueueDeleted { messages };
+        let topology = self.scene.topology;
+        let Some(queue) = topology.queue(queue) else {
+            return Ok(Next::Done(answer));
+        };
+        let mut removal = Removal::new(topology);
+        removal.queue(queue);
+        removal.submit(Some((queue.store, self.token)), self.work);
+        Ok(Next::Wait(Stage::Removing(answer)))
+    }
+
+    pub(super) fn purge_queue(&mut self, name: &[u8]) -> Result<Next, Exception> {
+        let name = strip_line_breaks(name);
+        self.require(Access::Read, Resource::Queue(&name))?;
+        let queue = self.vhost()?.require_queue(&name)?.clone();
+        self.check_owner(&queue)?;
+        let asker = self.asker();
+        self.work.ask(
+            queue.row.shard,
+            Input::Purge {
+                queue: queue.id(),
+                asker,
+                token: self.token,
+            },
+        );
+        Ok(Next::Wait(Stage::Purging))
+    }
+
+    pub(super) fn purged(
+        &mut self,
+        operation: &Operation,
+        reply: Reply,
+    ) -> Result<Next, Exception> {
+        match (reply, operation) {
+            (Reply::Purged { messages }, _) => Ok(Next::Done(Answer::QueuePurged { messages })),
+            (_, Operation::PurgeQueue { name }) => {
+                Err(Exception::no_such("queue", name, &self.actor.vhost))
+            }
+            _ => Ok(Next::Done(Answer::QueuePurged { messages: 0 })),
+        }
+    }
+
+    /// An exclusive queue is its connection's alone.
+    pub(super) fn check_owner(&self, queue: &Queue) -> Result<(), Exception> {
+        let Some(owner) = &queue.row.owner else {
+            return Ok(());
+        };
+        if self.actor.session == Some(owner.session) {
+            return Ok(());
+        }
+        Err(exclusive(queue))
+    }
+}
+
+/// 405 for a queue of another connection.
+#[must_use]
+pub(crate) fn exclusive(queue: &Queue) -> Exception {
+    let text = format!(
+        "cannot obtain exclusive access to locked {}. It could be originally declared on another \
+         connection or the exclusive property value does not match that of the original \
+         declaration.",
+        resource("queue", &queue.name, &queue.vhost)
+    );
+    Exception::new(ReplyCode::ResourceLocked, text)
+}
