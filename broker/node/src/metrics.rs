@@ -214,7 +214,8 @@ mod tests {
             metrics::histogram!("warren_size_bytes").record(2e9);
         });
         let text = registry.render();
-        assert!(text.contains("# HELP warren_test_total Tests.\n# TYPE warren_test_total counter\n"));
+        assert!(text.contains("# HELP warren_test_total Tests.\n"));
+        assert!(text.contains("# TYPE warren_test_total counter\n"));
         assert!(text.contains("warren_test_total{protocol=\"amqp\\\"091\"} 3\n"));
         assert!(text.contains("warren_level 1.5\n"));
         assert!(text.contains("warren_size_bytes_bucket{le=\"100.0\"} 0\n"));

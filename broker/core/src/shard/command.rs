@@ -327,7 +327,10 @@ mod tests {
         #[test]
         fn a_known_tag_with_any_bytes_is_read_or_refused(
             tag in 0u8..11,
-            bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()], 0..60),
+            bytes in prop::collection::vec(
+                prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()],
+                0..60,
+            ),
         ) {
             let _ = read(&[&[tag][..], &bytes].concat());
         }

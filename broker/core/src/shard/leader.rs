@@ -15,7 +15,7 @@ use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
 use super::Shard;
 use super::command::{self, Create};
 use super::effect::{Effect, Refusal, Reply};
-use super::input::{Attach, Input, QueueConfig};
+use super::input::{Attach, Input, QueueConfig, Settle};
 use super::slots::Slot;
 
 /// Inputs that a replica keeps while it is about to lead.
@@ -195,20 +195,7 @@ impl Shard {
                 messages,
                 bytes,
             } => self.with_delivery(queue, |delivery| delivery.credit(holder, messages, bytes)),
-            Input::Settle(settle) => {
-                let logged = self.options.logged;
-                let Some(at) = self.slots.find(settle.queue) else {
-                    return;
-                };
-                if let Some(slot) = self.slots.at_mut(at) {
-                    let terms = terms(logged, slot);
-                    if let Some(delivery) = &mut slot.delivery {
-                        let sessions = &mut self.leader.sessions;
-                        delivery.settle(&mut slot.queue, &settle, terms, sessions, context.bodies);
-                        self.leader.activate(at, delivery);
-                    }
-                }
-            }
+            Input::Settle(settle) => self.take_settle(&settle, context),
             Input::SettleBarrier { session, token } => {
                 if self.options.logged {
                     self.leader.barriers.push((session, token));
@@ -233,6 +220,21 @@ impl Shard {
                 token,
             } => answer(asker, token, self.count(queue), context),
             Input::SessionGone { session } => self.session_gone(session, context),
+        }
+    }
+
+    fn take_settle(&mut self, settle: &Settle, context: &mut Context<'_, Effect>) {
+        let logged = self.options.logged;
+        let Some(at) = self.slots.find(settle.queue) else {
+            return;
+        };
+        if let Some(slot) = self.slots.at_mut(at) {
+            let terms = terms(logged, slot);
+            if let Some(delivery) = &mut slot.delivery {
+                let sessions = &mut self.leader.sessions;
+                delivery.settle(&mut slot.queue, settle, terms, sessions, context.bodies);
+                self.leader.activate(at, delivery);
+            }
         }
     }
 

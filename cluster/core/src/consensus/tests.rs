@@ -1,3 +1,5 @@
+//! Consensus as its drivers see it: steps in, what to write, send and apply out.
+
 use std::collections::BTreeMap;
 
 use super::*;

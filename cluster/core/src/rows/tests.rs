@@ -1,3 +1,5 @@
+//! The rows machine against a plain map, its codec, and checkpoints taken beside writes.
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
