@@ -327,9 +327,9 @@ impl Client {
         for tag in settled {
             if let Some(key) = self.unconfirmed.remove(&tag) {
                 if stored {
-                    checker.confirmed(key)
+                    checker.confirmed(key);
                 } else {
-                    checker.refused(key)
+                    checker.refused(key);
                 }
             }
         }

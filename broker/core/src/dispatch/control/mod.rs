@@ -12,6 +12,9 @@ mod queues;
 mod removal;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 use warren_cluster_core::ids::NodeId;
 use warren_cluster_core::rows::Committed;
 use warren_protocol::ReplyCode;
