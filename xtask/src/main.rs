@@ -35,6 +35,7 @@ cargo xtask TASK
   bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
   measure NAME          starts brokers and measures them; without a name lists what there is
       --rounds N        that many rounds, of which the medians count (default 5)
+      --only TEXT       of `versus`, the loads whose name contains TEXT
   help                  this text
 ";
 

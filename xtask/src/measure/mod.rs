@@ -5,8 +5,10 @@
 
 mod brokers;
 mod empty;
+mod loads;
 mod process;
 mod table;
+mod versus;
 
 use anyhow::{Result, bail};
 
@@ -15,11 +17,18 @@ use crate::arguments::Arguments;
 /// Name, what it measures, how.
 type Measurement = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>);
 
-const MEASUREMENTS: &[Measurement] = &[(
-    "empty",
-    "start, memory and idle CPU of an empty node, beside RabbitMQ",
-    empty::run,
-)];
+const MEASUREMENTS: &[Measurement] = &[
+    (
+        "empty",
+        "start, memory and idle CPU of an empty node, beside RabbitMQ",
+        empty::run,
+    ),
+    (
+        "versus",
+        "throughput, latency and CPU under load, beside RabbitMQ",
+        versus::run,
+    ),
+];
 
 /// Runs the measurement that the command line names.
 ///

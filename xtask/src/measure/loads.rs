@@ -1,0 +1,132 @@
+//! The loads of `measure versus`, as flags of `warren perf`, and what Warren is to reach in each.
+
+/// One line of load for `warren perf`.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) name: &'static str,
+    /// The verb and its flags, without URI, process id and output form.
+    pub(super) perf: &'static str,
+    /// What is added for RabbitMQ alone.
+    pub(super) rabbitmq_only: &'static str,
+    pub(super) figures: &'static [Figure],
+}
+
+/// One figure of a load's result.
+#[derive(Debug)]
+pub(super) struct Figure {
+    pub(super) name: &'static str,
+    /// Where it stands in the result, as a JSON pointer.
+    pub(super) pointer: &'static str,
+    pub(super) reach: Reach,
+}
+
+/// A floor or a ceiling for Warren's median.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reach {
+    /// At least this many times RabbitMQ's.
+    Times(f64),
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+const fn rate(times: f64) -> Figure {
+    Figure {
+        name: "messages/s",
+        pointer: "/receive_rate",
+        reach: Reach::Times(times),
+    }
+}
+
+const fn per_cpu(least: f64) -> Figure {
+    Figure {
+        name: "messages per broker CPU-second",
+        pointer: "/messages_per_broker_cpu_second",
+        reach: Reach::AtLeast(least),
+    }
+}
+
+/// 1 KiB unless said otherwise.
+pub(super) const LOADS: &[Load] = &[
+    Load {
+        name: "transient, auto-ack, 16 B",
+        perf: "throughput --size 16 --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(10.0), per_cpu(1.5e6)],
+    },
+    Load {
+        name: "transient, auto-ack",
+        perf: "throughput --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(4.0), per_cpu(400e3)],
+    },
+    Load {
+        name: "durable, confirms, 1p/1c",
+        perf: "throughput --durable --persistent --confirm 1000 --ack multiple:100 \
+               --prefetch 1000 --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(10.0), per_cpu(230e3)],
+    },
+    Load {
+        name: "durable, confirms, 10p/10c, 10 queues",
+        perf: "throughput --producers 10 --consumers 10 --queues 10 --durable --persistent \
+               --confirm 1000 --ack multiple:100 --prefetch 1000 --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(10.0)],
+    },
+    Load {
+        name: "durable, confirms, 10p/10c, 10 queues, RabbitMQ's are quorum queues",
+        perf: "throughput --producers 10 --consumers 10 --queues 10 --durable --persistent \
+               --confirm 1000 --ack multiple:100 --prefetch 1000 --warmup 2 --time 10",
+        rabbitmq_only: "--queue-arg x-queue-type=quorum",
+        figures: &[rate(9.0)],
+    },
+    Load {
+        name: "fanout to 50 queues",
+        perf: "fanout --queues 50 --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(6.0)],
+    },
+    Load {
+        name: "backlog of 1M",
+        perf: "backlog --messages 1000000 --durable --persistent --confirm 1000 \
+               --ack multiple:100 --prefetch 1000",
+        rabbitmq_only: "",
+        figures: &[
+            Figure {
+                name: "published/s",
+                pointer: "/publish_phase/rate",
+                reach: Reach::Times(10.0),
+            },
+            Figure {
+                name: "drained/s",
+                pointer: "/drain_phase/rate",
+                reach: Reach::Times(10.0),
+            },
+        ],
+    },
+    Load {
+        name: "5k messages/s, durable, confirms",
+        perf: "latency --rate 5000 --durable --persistent --confirm 1000 --ack multiple:100 \
+               --prefetch 1000 --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[
+            Figure {
+                name: "end to end p50, µs",
+                pointer: "/latency_us/p50",
+                reach: Reach::AtMost(600.0),
+            },
+            Figure {
+                name: "end to end p99, µs",
+                pointer: "/latency_us/p99",
+                reach: Reach::AtMost(2500.0),
+            },
+        ],
+    },
+    Load {
+        name: "durable, prefetch 1, ack each",
+        perf: "throughput --durable --persistent --confirm 1000 --ack each --prefetch 1 \
+               --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(8.0)],
+    },
+];
