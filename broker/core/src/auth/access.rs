@@ -55,7 +55,7 @@ pub struct AccessCache {
     checked: u64,
     grants: Option<Arc<Grants>>,
     /// Names that matched, with what they matched for; the oldest goes first.
-    remembered: Vec<(Access, bool, Name)>,
+    remembered: Vec<(Access, Name)>,
     oldest: usize,
     /// Topic patterns with the variables filled in.
     topics: Vec<(Access, Name, Pattern)>,
@@ -212,11 +212,11 @@ impl AccessCache {
             .and_then(|grants| pattern(grants, access));
         let allowed = match pattern.and_then(|pattern| pattern.quick(name)) {
             Some(allowed) => allowed,
-            None if pattern.is_some() && self.remembers(access, resource) => true,
+            None if pattern.is_some() && self.remembers(access, name) => true,
             None => {
                 let allowed = pattern.is_some_and(|pattern| pattern.matches(name));
                 if allowed {
-                    self.remember(access, resource);
+                    self.remember(access, name);
                 }
                 allowed
             }
@@ -303,19 +303,13 @@ impl AccessCache {
         }
     }
 
-    fn remembers(&self, access: Access, resource: Resource<'_>) -> bool {
-        let is_queue = matches!(resource, Resource::Queue(_));
-        let name = resource.name();
-        self.remembered
-            .iter()
-            .any(|(known_access, known_queue, known)| {
-                *known_access == access && *known_queue == is_queue && **known == *name
-            })
+    fn remembers(&self, access: Access, name: &[u8]) -> bool {
+        let mut remembered = self.remembered.iter();
+        remembered.any(|(known, matched)| *known == access && **matched == *name)
     }
 
-    fn remember(&mut self, access: Access, resource: Resource<'_>) {
-        let is_queue = matches!(resource, Resource::Queue(_));
-        let entry = (access, is_queue, Name::new(resource.name()));
+    fn remember(&mut self, access: Access, name: &[u8]) {
+        let entry = (access, Name::new(name));
         if self.remembered.len() < REMEMBERED_MAX {
             self.remembered.push(entry);
         } else {
@@ -324,3 +318,6 @@ impl AccessCache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
