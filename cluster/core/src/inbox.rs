@@ -6,6 +6,7 @@
 
 use crate::batch::{Batch, Outcome};
 use crate::ids::{ShardId, Term};
+use crate::log::disk::Completion;
 use crate::rows::{Change, Committed, Transaction};
 
 /// Something that happens to a lane.
@@ -25,6 +26,8 @@ pub enum Input<I, T> {
         transaction: Transaction,
         ticket: T,
     },
+    /// What came of an operation that a step handed out.
+    Disk(Completion),
     /// Time may have passed: nothing else to say.
     Tick,
     /// What the file system that holds the log has left.
@@ -77,5 +80,15 @@ impl<E, T> Outputs<E, T> {
             && self.effects.is_empty()
             && self.roles.is_empty()
             && !self.stopped
+    }
+
+    /// Forgets everything, keeps the room.
+    pub fn clear(&mut self) {
+        self.changes.clear();
+        self.committed.clear();
+        self.done.clear();
+        self.effects.clear();
+        self.roles.clear();
+        self.stopped = false;
     }
 }

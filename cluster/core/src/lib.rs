@@ -5,14 +5,16 @@
 //! value. It knows nothing of AMQP.
 
 pub mod batch;
-pub mod consensus;
 pub mod checkpoint;
+pub mod consensus;
 pub mod ids;
 pub mod inbox;
+pub mod lane;
 pub mod log;
 pub mod machine;
 pub mod origin;
 pub mod origins;
+pub mod replica;
 pub mod rows;
 #[cfg(test)]
 mod testing;

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::batch::{Batch, HEADER_BYTES, Header, Kind, Outcome};
+use crate::batch::{Batch, HEADER_BYTES, Header, Kind};
 use crate::ids::{Instant, NodeId, Now, OriginId, Seq, Time};
 
 /// Batches that may wait for their outcome: half of what a shard remembers.
@@ -178,6 +178,20 @@ impl<T: Copy> Origin<T> {
         Some(paid.ticket)
     }
 
+    /// Numbers of `origin` were missing when a later one arrived: if it is ours, all that is
+    /// unpaid goes again.
+    pub fn gap(&mut self, origin: OriginId) {
+        if self.state == State::Open(origin) {
+            self.lost();
+        }
+    }
+
+    /// Whose stream it is.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.options.node
+    }
+
     /// The leader is lost, or misses a number: all that is unpaid goes again.
     pub fn lost(&mut self) {
         self.sent = 0;
@@ -206,17 +220,6 @@ impl<T: Copy> Origin<T> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// Every ticket that has no outcome, when none will come any more.
-    pub fn abandon(&mut self) -> Vec<(T, Outcome)> {
-        self.bytes = 0;
-        self.sent = 0;
-        let unpaid = std::mem::take(&mut self.unpaid);
-        let waiting = std::mem::take(&mut self.waiting);
-        let unpaid = unpaid.into_iter().map(|it| it.ticket);
-        let tickets = unpaid.chain(waiting.into_iter().map(|it| it.1));
-        tickets.map(|ticket| (ticket, Outcome::Refused)).collect()
     }
 }
 
@@ -319,7 +322,9 @@ mod tests {
         let mut origin = origin();
         assert!(origin.push(batch(&[0; 500]), 1, Time(0)));
         assert!(!origin.push(batch(b"b"), 2, Time(0)));
-        assert_eq!(origin.abandon(), [(1, Outcome::Refused)]);
+        sent(&mut origin, at(0));
+        origin.opened(OriginId(7), Time(0));
+        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(0)), Some(1));
         assert!(origin.push(batch(b"b"), 2, Time(0)));
     }
 }

@@ -19,3 +19,29 @@ impl Bodies for NoBodies {
 
     fn release(&mut self, _place: Place, _len: u32) {}
 }
+
+/// Compares bytes with a file of `testdata`, in hexadecimal: what this build writes, and what
+/// builds to come must read. `UPDATE_EXPECT=1` writes it anew (with a new version number only).
+pub(crate) fn fixture(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let path = path.join(name);
+    if option_env!("UPDATE_EXPECT").is_some() {
+        let lines = bytes.chunks(32).map(|line| {
+            let digits = line.iter().map(|byte| format!("{byte:02x}"));
+            digits.collect::<String>() + "\n"
+        });
+        update(&path, &lines.collect::<String>());
+    }
+    let text = std::fs::read_to_string(&path).expect("the fixture is in the tree");
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).expect("hexadecimal digits");
+        u8::from_str_radix(pair, 16).expect("hexadecimal digits")
+    };
+    digits.chunks(2).map(byte).collect()
+}
+
+#[allow(clippy::disallowed_methods)] // the one place where a test writes into the tree
+fn update(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("the tree can be written to");
+}

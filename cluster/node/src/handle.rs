@@ -1,17 +1,26 @@
 //! The way to a node's lane from any thread.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use warren_cluster_core::ids::{NodeId, Now, ShardId};
 use warren_cluster_core::inbox::Input;
+use warren_cluster_core::lane::{self, Lane};
 use warren_cluster_core::machine::Machine;
 
 use crate::clock::Clock;
+use crate::disk::Files;
 use crate::error::Error;
+use crate::local::Local;
 use crate::options::Options;
 use crate::sink::Sink;
+use crate::thread::Shared;
+
+/// One lane a node: enough for the cores that machines of this size have.
+const LANES: u16 = 1;
+/// How long shards may take to lead after recovery.
+const START_SECONDS_MAX: u64 = 120;
 
 /// Figures of a lane, as of its last step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,16 +41,26 @@ pub struct Status {
 
 /// A running node. Cheap to clone; the node stops when the last handle is gone, without writing
 /// anything more (as after a kill). Use [`Handle::stop`] for a clean end.
-pub struct Handle<M: Machine, T> {
-    shared: Arc<Shared<M, T>>,
+pub struct Handle<M, T>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + 'static,
+{
+    owner: Arc<Owner<M, T>>,
 }
 
-struct Shared<M: Machine, T> {
-    inbox: Mutex<VecDeque<Input<M::Input, T>>>,
-    sink: Arc<dyn Sink<M::Effect, T>>,
-    clock: Clock,
-    node: NodeId,
-    shards: u32,
+/// Ends the threads when the last handle goes.
+struct Owner<M, T>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + 'static,
+{
+    shared: Arc<Shared<M, T>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Opens the data folder, recovers what it holds and starts the lane. Returns when every shard
@@ -61,16 +80,55 @@ where
     M::Effect: Send,
     T: Copy + Send + 'static,
 {
-    let _ = machine(ShardId::LOCAL_QUEUES);
-    Ok(Handle {
-        shared: Arc::new(Shared {
-            inbox: Mutex::new(VecDeque::new()),
-            sink,
-            clock: Clock::start(),
-            node: NodeId(1),
-            shards: options.shards,
+    let clock = Clock::start();
+    let local = Local::open(&options.folder, options.shards, LANES)?;
+    let folder = options.folder.join("lane-0");
+    let io = |action| {
+        let path = folder.clone();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    };
+    let opened = Files::open(&folder, options.sync_is_left_to_the_os);
+    let files = Arc::new(opened.map_err(io("open"))?);
+    let lane_options = lane_options(options, &local);
+    let lane = Lane::recover(lane_options, &mut &*files, machine);
+    let lane = lane.map_err(|cause| Error::Recovery {
+        folder: folder.clone(),
+        cause: cause.to_string(),
+    })?;
+    let shared = Arc::new(Shared::new(lane, sink, clock, files, local));
+    shared.start_disk().map_err(io("start disk threads of"))?;
+    let served = Arc::clone(&shared);
+    let builder = std::thread::Builder::new().name("warren-lane".to_owned());
+    let thread = builder.spawn(move || served.serve());
+    let thread = thread.map_err(io("start the lane's thread of"))?;
+    let handle = Handle {
+        owner: Arc::new(Owner {
+            shared,
+            thread: Mutex::new(Some(thread)),
         }),
-    })
+    };
+    let within = Duration::from_secs(START_SECONDS_MAX);
+    if !handle.owner.shared.wait(|progress| progress.leads, within) {
+        return Err(Error::Stalled {
+            seconds: START_SECONDS_MAX,
+        });
+    }
+    Ok(handle)
+}
+
+fn lane_options(options: &Options, local: &Local) -> lane::Options {
+    let identity = local.identity;
+    lane::Options {
+        segment_bytes: options.segment_bytes,
+        young_bytes: options.young_bytes,
+        read_cache_bytes: options.read_cache_bytes,
+        sync_is_left_to_the_os: options.sync_is_left_to_the_os,
+        ..lane::Options::new(identity.node, identity.shards)
+    }
 }
 
 impl<M, T> Handle<M, T>
@@ -83,61 +141,88 @@ where
     /// Hands inputs over, in order, and steps the lane in this thread when it is idle. Never
     /// waits for a disk. Must not be called from [`Sink::outputs`].
     pub fn submit(&self, inputs: &mut Vec<Input<M::Input, T>>) {
-        let mut inbox = self
-            .shared
-            .inbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        inbox.extend(inputs.drain(..));
-        self.shared.sink.flush();
+        if inputs.is_empty() {
+            return;
+        }
+        self.shared().inbox().extend(inputs.drain(..));
+        self.shared().step_in_place();
     }
 
     /// How many inputs wait for their turn: what back-pressure looks at.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.shared
-            .inbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.shared().inbox().len()
     }
 
     /// Writes checkpoints, syncs and ends the lane; false when that took longer than `within`
     /// (the log is whole in any case, the next start just replays more of it).
     #[must_use]
     pub fn stop(&self, within: Duration) -> bool {
-        !within.is_zero()
+        self.submit(&mut vec![Input::Stop]);
+        self.shared().wait(|progress| progress.stopped, within)
     }
 
     /// The node's identity, drawn at its first start.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.shared.node
+        self.shared().node
     }
 
     /// How many queue shards there are: 1..=`shards` are logged.
     #[must_use]
     pub fn shards(&self) -> u32 {
-        self.shared.shards
+        self.shared().shards
     }
 
     /// Both clocks as the lane sees them.
     #[must_use]
     pub fn now(&self) -> Now {
-        self.shared.clock.now()
+        self.shared().clock.now()
     }
 
     /// Figures for metrics.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status::default()
+        self.shared().status()
+    }
+
+    fn shared(&self) -> &Shared<M, T> {
+        &self.owner.shared
     }
 }
 
-impl<M: Machine, T> Clone for Handle<M, T> {
+impl<M, T> Clone for Handle<M, T>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + 'static,
+{
     fn clone(&self) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
+            owner: Arc::clone(&self.owner),
+        }
+    }
+}
+
+impl<M, T> Drop for Owner<M, T>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + 'static,
+{
+    fn drop(&mut self) {
+        self.shared.quit();
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // When it has panicked, that was reported.
+            let _ = thread.join();
         }
     }
 }

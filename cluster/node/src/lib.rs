@@ -4,10 +4,15 @@
 //! [`Sink`].
 
 mod clock;
+mod disk;
 mod error;
 mod handle;
+mod local;
 mod options;
 mod sink;
+#[cfg(test)]
+mod testing;
+mod thread;
 
 pub use error::Error;
 pub use handle::{Handle, Status, open};

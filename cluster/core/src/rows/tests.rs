@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::{CheckpointWriter, Machine};
-use crate::testing::NoBodies;
+use crate::testing::{NoBodies, fixture};
 
 fn key(kind: u8, key: &[u8]) -> RowKey {
     RowKey {
@@ -129,6 +129,39 @@ fn a_checkpoint_is_of_one_version_and_restores() {
         cut.restore(chunk).expect("own chunk");
     }
     assert!(cut.restored(&mut NoBodies).is_err());
+}
+
+#[test]
+fn the_byte_forms_are_those_of_the_fixtures() {
+    let (a, b) = (key(1, b"a"), key(2, b"key"));
+    let all = transaction(
+        vec![
+            Precondition::Absent(a.clone()),
+            Precondition::Present(b.clone()),
+            Precondition::Unchanged(b.clone(), Version(7)),
+        ],
+        vec![put(a, b"value"), Write::Delete { row: b }],
+    );
+    let mut out = BytesMut::new();
+    all.encode(&mut out);
+    let bytes = fixture("transaction_v1.hex", &out);
+    assert_eq!(out, bytes);
+    assert_eq!(Transaction::decode(bytes.into()), Ok(all));
+
+    let mut rows = Rows::default();
+    let writes = vec![put(key(1, b"a"), b"value"), put(key(2, b"key"), b"")];
+    rows.transact(&transaction(vec![], writes), &mut Vec::new());
+    let mut out = Chunks::default();
+    rows.checkpoint_begin(&mut out);
+    while !rows.checkpoint_step(1000, &mut out) {}
+    let mut again = Rows::default();
+    for (number, chunk) in out.chunks.iter().enumerate() {
+        let bytes = fixture(&format!("rows_chunk_v1_{number}.hex"), chunk);
+        assert_eq!(&bytes, chunk);
+        again.restore(&bytes).expect("a chunk of this version");
+    }
+    again.restored(&mut NoBodies).expect("whole");
+    assert_eq!(again.all(), rows.all());
 }
 
 fn any_transaction() -> impl Strategy<Value = Transaction> {

@@ -1,0 +1,374 @@
+//! Everything a lane does, in bounded turns: takes inputs, moves its shards, feeds its log.
+//!
+//! A lane hosts the definitions (shard 0), the queue shards, and this node's unlogged two, and
+//! owns the one log that they share. Order within a step: inputs; then for each shard that
+//! something happened to: propose, append, apply, flush; then a slice of background work; then
+//! the log hands out what is to be written. Persistence comes back as an input of a later step.
+//!
+//! Always holds:
+//! - a step takes a bounded number and bytes of inputs; what is left over stays where it is;
+//! - a ticket is answered exactly once while the lane lives;
+//! - an idle lane has no deadline.
+
+mod background;
+mod recovery;
+mod run;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::batch::{Batch, Outcome};
+use crate::ids::{Instant, NodeId, Now, ShardId};
+use crate::inbox::{Input, Outputs};
+use crate::log::disk::{DiskError, Op};
+use crate::machine::{Machine, Malformed};
+use crate::replica::Replica;
+use crate::rows::{Committed, Rows, Transaction};
+
+use run::Out;
+use store::Store;
+
+/// Inputs that one step takes.
+const STEP_INPUTS_MAX: usize = 1024;
+/// Bytes of batches that one step takes, more or less.
+const STEP_BYTES_MAX: usize = 4 << 20;
+
+/// How a lane is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub node: NodeId,
+    /// Queue shards: 1 to this number.
+    pub shards: u32,
+    /// Spreads election timeouts.
+    pub seed: u64,
+    pub segment_bytes: u32,
+    pub young_bytes: u64,
+    pub read_cache_bytes: u64,
+    /// Confirm what is written without waiting for its sync.
+    pub sync_is_left_to_the_os: bool,
+    /// Bytes of batches of this node that may wait for their outcome in one shard.
+    pub unpaid_bytes_limit: usize,
+    /// Milliseconds after which a batch without an outcome is sent again.
+    pub resend_after_millis: u64,
+    /// A shard's checkpoint is due when its log since the last outweighs that twice, and this.
+    pub checkpoint_bytes_min: u64,
+}
+
+/// Why a lane cannot go on: the process ends.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("shard {shard}: {cause}")]
+    Malformed { shard: ShardId, cause: Malformed },
+    #[error("shard {shard} has no such state as its log says: {cause}")]
+    Consensus {
+        shard: ShardId,
+        cause: crate::consensus::Error,
+    },
+    #[error("log: {0}")]
+    Log(#[from] crate::log::Error),
+    #[error("disk: {0}")]
+    Disk(#[from] DiskError),
+}
+
+/// Figures for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    pub log_bytes: u64,
+    pub segments: u32,
+    pub young_bytes: u64,
+    pub memory_bytes: u64,
+}
+
+/// A lane. `T` names who waits for a batch or a transaction.
+pub struct Lane<M: Machine, T> {
+    options: Options,
+    /// The unlogged queues, then queue shards 1, 2..
+    queues: Vec<Replica<M, T>>,
+    /// The definitions and the local ones.
+    rows: [Replica<Rows, T>; 2],
+    store: Store,
+    /// Shards that something happened to since they were last moved.
+    touched: BTreeSet<ShardId>,
+    deadlines: BTreeMap<ShardId, Instant>,
+    life: Life,
+    /// Whether the end is worth checkpoints: not after one has failed.
+    checkpoints_at_end: bool,
+    /// Rows are told once, all of them, before anything else.
+    told_rows: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    Running,
+    /// Nothing is taken any more; what is under way is finished, then checkpoints are written.
+    Stopping,
+    Stopped,
+}
+
+impl Options {
+    /// The defaults.
+    #[must_use]
+    pub fn new(node: NodeId, shards: u32) -> Self {
+        Self {
+            node,
+            shards,
+            seed: node.0,
+            segment_bytes: 64 << 20,
+            young_bytes: 64 << 20,
+            read_cache_bytes: 32 << 20,
+            sync_is_left_to_the_os: false,
+            unpaid_bytes_limit: 256 << 20,
+            resend_after_millis: 10_000,
+            checkpoint_bytes_min: 16 << 20,
+        }
+    }
+}
+
+impl<M: Machine, T: Copy> Lane<M, T> {
+    /// One bounded turn. Inputs that it took are gone from `inputs`; operations for the disk are
+    /// added to `ops`. True when it has more to do at once, even without inputs.
+    ///
+    /// # Errors
+    /// What a lane cannot survive: the log failed, or an entry cannot be read. Nothing that this
+    /// step put into `outputs` may be told.
+    pub fn step(
+        &mut self,
+        now: Now,
+        inputs: &mut VecDeque<Input<M::Input, T>>,
+        outputs: &mut Outputs<M::Effect, T>,
+        ops: &mut Vec<Op>,
+    ) -> Result<bool, Error> {
+        self.tell_rows(outputs);
+        self.take_inputs(now, inputs, outputs)?;
+        self.take_deadlines(now.mono);
+        self.move_shards(now, outputs)?;
+        let more = self.work_in_background(outputs);
+        self.store.submit(now.mono, ops);
+        self.take_events(now, outputs);
+        Ok(more || !self.touched.is_empty())
+    }
+
+    /// When a step is wanted though nothing happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let shards = self.deadlines.values().min().copied();
+        [shards, self.store.log.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether this node leads every shard that it has.
+    #[must_use]
+    pub fn all_lead(&self) -> bool {
+        let queues = self.queues.iter().all(|it| it.leads().is_some());
+        queues && self.rows.iter().all(|it| it.leads().is_some())
+    }
+
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.store.figures()
+    }
+
+    /// A queue shard's machine, for tests and questions that need no order.
+    #[must_use]
+    pub fn machine(&self, shard: ShardId) -> Option<&M> {
+        let at = queue_at(shard, self.options.shards)?;
+        Some(self.queues[at].machine())
+    }
+
+    /// A rows shard's machine.
+    #[must_use]
+    pub fn rows(&self, shard: ShardId) -> Option<&Rows> {
+        Some(self.rows[rows_at(shard)?].machine())
+    }
+
+    /// After a start, watchers begin with all rows.
+    fn tell_rows(&mut self, outputs: &mut Outputs<M::Effect, T>) {
+        if !self.told_rows {
+            self.told_rows = true;
+            let all = self.rows[0].machine().all();
+            outputs.changes.push((ShardId::DEFINITIONS, all));
+        }
+    }
+
+    fn take_inputs(
+        &mut self,
+        now: Now,
+        inputs: &mut VecDeque<Input<M::Input, T>>,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) -> Result<(), Error> {
+        let mut bytes = 0;
+        for _ in 0..STEP_INPUTS_MAX {
+            if bytes >= STEP_BYTES_MAX {
+                return Ok(());
+            }
+            let Some(input) = inputs.pop_front() else {
+                return Ok(());
+            };
+            match input {
+                Input::Propose {
+                    shard,
+                    batch,
+                    ticket,
+                } => {
+                    bytes += batch.len();
+                    if !self.propose(shard, batch, ticket, now) {
+                        outputs.done.push((ticket, Outcome::Refused));
+                    }
+                }
+                Input::Machine { shard, input } => self.ask(shard, input, now, outputs),
+                Input::Transact {
+                    shard,
+                    transaction,
+                    ticket,
+                } => {
+                    bytes += transaction.encoded_len();
+                    if !self.transact(shard, &transaction, ticket, now) {
+                        outputs.committed.push((ticket, None));
+                    }
+                }
+                Input::Disk(completion) => self.completed(completion, now, outputs)?,
+                Input::Tick => {}
+                Input::FreeDisk { bytes } => self.store.log.set_free_disk(bytes),
+                Input::Stop => self.stop(),
+            }
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    fn propose(&mut self, shard: ShardId, batch: Batch, ticket: T, now: Now) -> bool {
+        let Some(at) = queue_at(shard, self.options.shards) else {
+            return false;
+        };
+        let room = shard.is_unlogged() || self.store.log.room_for_publishes();
+        if self.life != Life::Running || !room {
+            return false;
+        }
+        self.touched.insert(shard);
+        self.queues[at].push(batch, ticket, now)
+    }
+
+    #[must_use]
+    fn transact(&mut self, shard: ShardId, transaction: &Transaction, ticket: T, now: Now) -> bool {
+        let Some(at) = rows_at(shard) else {
+            return false;
+        };
+        if self.life != Life::Running {
+            return false;
+        }
+        let mut batch = Batch::new(transaction.encoded_len());
+        batch.push(|out| transaction.encode(out));
+        self.touched.insert(shard);
+        self.rows[at].push(batch, ticket, now)
+    }
+
+    fn ask(
+        &mut self,
+        shard: ShardId,
+        input: M::Input,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) {
+        let Some(at) = queue_at(shard, self.options.shards) else {
+            return;
+        };
+        self.touched.insert(shard);
+        let mut turn = self.store.turn(shard, now, &mut outputs.effects);
+        self.queues[at].input(input, &mut turn);
+    }
+
+    /// Shards whose time has come.
+    fn take_deadlines(&mut self, now: Instant) {
+        let due = self
+            .deadlines
+            .iter()
+            .filter(|(_, deadline)| **deadline <= now);
+        self.touched.extend(due.map(|(shard, _)| *shard));
+    }
+
+    /// Moves every shard that something happened to; those that want to go on stay touched.
+    fn move_shards(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) -> Result<(), Error> {
+        let touched = std::mem::take(&mut self.touched);
+        for shard in touched {
+            let more = self.move_shard(shard, now, outputs);
+            let more = more.map_err(|cause| Error::Malformed { shard, cause })?;
+            if more {
+                self.touched.insert(shard);
+            }
+            let deadline = match rows_at(shard) {
+                Some(at) => self.rows[at].deadline(),
+                None => {
+                    queue_at(shard, self.options.shards).and_then(|at| self.queues[at].deadline())
+                }
+            };
+            match deadline {
+                Some(deadline) => self.deadlines.insert(shard, deadline),
+                None => self.deadlines.remove(&shard),
+            };
+        }
+        Ok(())
+    }
+
+    fn move_shard(
+        &mut self,
+        shard: ShardId,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) -> Result<bool, Malformed> {
+        if let Some(at) = rows_at(shard) {
+            let mut changes = Vec::new();
+            let committed = &mut outputs.committed;
+            let mut out = Out {
+                effects: &mut changes,
+                roles: &mut outputs.roles,
+                answer: &mut |rows: &mut Rows, ticket, outcome| {
+                    committed.push((ticket, committed_of(rows, outcome)));
+                },
+            };
+            let more = run::run(&mut self.rows[at], &mut self.store, now, &mut out)?;
+            if !changes.is_empty() {
+                outputs.changes.push((shard, changes));
+            }
+            return Ok(more);
+        }
+        let Some(at) = queue_at(shard, self.options.shards) else {
+            return Ok(false);
+        };
+        let done = &mut outputs.done;
+        let mut out = Out {
+            effects: &mut outputs.effects,
+            roles: &mut outputs.roles,
+            answer: &mut |_: &mut M, ticket, outcome| done.push((ticket, outcome)),
+        };
+        run::run(&mut self.queues[at], &mut self.store, now, &mut out)
+    }
+}
+
+/// What to tell the one who waits for a transaction.
+fn committed_of(rows: &mut Rows, outcome: Outcome) -> Option<Committed> {
+    match outcome {
+        Outcome::Stored => rows.take_committed(),
+        Outcome::Refused => None,
+    }
+}
+
+/// Where a rows shard is.
+fn rows_at(shard: ShardId) -> Option<usize> {
+    match shard {
+        ShardId::DEFINITIONS => Some(0),
+        ShardId::LOCAL_DEFINITIONS => Some(1),
+        _ => None,
+    }
+}
+
+/// Where a queue shard is.
+fn queue_at(shard: ShardId, shards: u32) -> Option<usize> {
+    if shard == ShardId::LOCAL_QUEUES {
+        return Some(0);
+    }
+    (1..=shards).contains(&shard.0).then_some(shard.0 as usize)
+}

@@ -1,0 +1,184 @@
+//! What a lane does besides moving its shards: what the log tells, checkpoints, the end.
+
+use super::{Error, Lane, Life, queue_at, rows_at};
+use crate::checkpoint::Writer;
+use crate::ids::{Now, ShardId};
+use crate::inbox::Outputs;
+use crate::log::disk::Completion;
+use crate::log::{Event, Relocation};
+use crate::machine::Machine;
+use crate::replica::{Head, Replica};
+
+/// The kind of a checkpoint's part that holds a replica's [`Head`].
+pub(super) const HEAD_PART: u8 = 1;
+
+/// Bytes of a checkpoint that one step writes.
+const CHECKPOINT_STEP_BYTES: usize = 256 << 10;
+
+impl<M: Machine, T: Copy> Lane<M, T> {
+    pub(super) fn completed(
+        &mut self,
+        completion: Completion,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) -> Result<(), Error> {
+        self.store.log.complete(completion)?;
+        self.take_events(now, outputs);
+        Ok(())
+    }
+
+    /// Takes what the log has to tell.
+    pub(super) fn take_events(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
+        while let Some(event) = self.store.log.pop_event() {
+            match event {
+                Event::Persisted(position) => {
+                    while let Some((shard, number)) = self.store.persisted(position) {
+                        self.persisted(shard, number);
+                    }
+                }
+                Event::Resume { shard, key } => self.resume(shard, key, now, outputs),
+                Event::Relocate(relocation) => self.relocate(relocation),
+                Event::CheckpointDurable { .. } => {}
+                Event::CheckpointFailed { shard } => self.checkpoint_failed(shard),
+            }
+        }
+    }
+
+    fn persisted(&mut self, shard: ShardId, number: u64) {
+        self.touched.insert(shard);
+        if let Some(at) = rows_at(shard) {
+            self.rows[at].on_persisted(number);
+        } else if let Some(at) = queue_at(shard, self.options.shards) {
+            self.queues[at].on_persisted(number);
+        }
+    }
+
+    fn resume(&mut self, shard: ShardId, key: u64, now: Now, outputs: &mut Outputs<M::Effect, T>) {
+        // Rows are always in memory.
+        let Some(at) = queue_at(shard, self.options.shards) else {
+            return;
+        };
+        self.touched.insert(shard);
+        let mut turn = self.store.turn(shard, now, &mut outputs.effects);
+        self.queues[at].resume(key, &mut turn);
+    }
+
+    fn relocate(&mut self, relocation: Relocation) {
+        let Relocation {
+            shard,
+            key,
+            id,
+            from,
+            to,
+        } = relocation;
+        let Some(at) = queue_at(shard, self.options.shards) else {
+            return;
+        };
+        let mut bodies = self.store.log.bodies(shard);
+        let machine = self.queues[at].machine_mut();
+        machine.relocate(key, id, from, to, &mut bodies);
+    }
+
+    fn checkpoint_failed(&mut self, shard: ShardId) {
+        if let Some(at) = rows_at(shard) {
+            self.rows[at].machine_mut().checkpoint_abort();
+        } else if let Some(at) = queue_at(shard, self.options.shards) {
+            self.queues[at].machine_mut().checkpoint_abort();
+        }
+        // The log is whole without it; the next start replays more.
+        self.checkpoints_at_end = false;
+    }
+
+    /// A slice of work that nobody waits for; true when there is more of it to do at once.
+    pub(super) fn work_in_background(&mut self, outputs: &mut Outputs<M::Effect, T>) -> bool {
+        if let Some(shard) = self.store.log.checkpoint_shard() {
+            return self.checkpoint_on(shard);
+        }
+        if let Some(shard) = self.store.log.checkpoint_wanted() {
+            self.checkpoint(shard);
+            return true;
+        }
+        self.life == Life::Stopping && self.end(outputs)
+    }
+
+    /// Begins a checkpoint.
+    fn checkpoint(&mut self, shard: ShardId) {
+        let log = &mut self.store.log;
+        if let Some(at) = rows_at(shard) {
+            begin(&mut self.rows[at], log);
+        } else if let Some(at) = queue_at(shard, self.options.shards) {
+            begin(&mut self.queues[at], log);
+        }
+    }
+
+    /// Goes on with the checkpoint under way, as far as the disk keeps up.
+    fn checkpoint_on(&mut self, shard: ShardId) -> bool {
+        if !self.store.log.checkpoint_is_hungry() {
+            return false;
+        }
+        let Some(writer) = self.store.log.checkpoint_writer(shard) else {
+            return false;
+        };
+        let whole = if let Some(at) = rows_at(shard) {
+            go_on(&mut self.rows[at], writer)
+        } else if let Some(at) = queue_at(shard, self.options.shards) {
+            go_on(&mut self.queues[at], writer)
+        } else {
+            true
+        };
+        if whole {
+            self.store.log.checkpoint_finish();
+        }
+        !whole
+    }
+
+    /// Takes nothing any more and finishes what is under way.
+    pub(super) fn stop(&mut self) {
+        if self.life == Life::Running {
+            self.life = Life::Stopping;
+            self.rows.iter_mut().for_each(Replica::hurry);
+            self.queues.iter_mut().for_each(Replica::hurry);
+            self.touched.extend(self.shards());
+        }
+    }
+
+    /// When all is answered and on disk: the checkpoints that shorten the next start, one by
+    /// one, then the end. True when a checkpoint was begun.
+    fn end(&mut self, outputs: &mut Outputs<M::Effect, T>) -> bool {
+        let busy =
+            self.rows.iter().any(Replica::is_busy) || self.queues.iter().any(Replica::is_busy);
+        if busy || !self.store.is_quiet() || !self.store.log.checkpoint_is_idle() {
+            return false;
+        }
+        let unsaved = |shard: &ShardId| self.store.log.bytes_since_checkpoint(*shard) > 0;
+        if self.checkpoints_at_end
+            && let Some(shard) = self.shards().find(unsaved)
+        {
+            self.checkpoint(shard);
+            return true;
+        }
+        self.life = Life::Stopped;
+        outputs.stopped = true;
+        false
+    }
+
+    /// The logged shards.
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<M, T> {
+        (0..=self.options.shards).map(ShardId)
+    }
+}
+
+fn begin<M: Machine, T: Copy>(replica: &mut Replica<M, T>, log: &mut crate::log::Log) {
+    let (index, term) = replica.applied();
+    let shard = replica.shard();
+    log.checkpoint_begin(shard, index, term);
+    let head: Head = replica.head();
+    let writer = log.checkpoint_writer(shard).expect("begun above");
+    writer.part(HEAD_PART, &head.encode());
+    replica.machine_mut().checkpoint_begin(writer);
+}
+
+fn go_on<M: Machine, T: Copy>(replica: &mut Replica<M, T>, writer: &mut Writer) -> bool {
+    let machine = replica.machine_mut();
+    machine.checkpoint_step(CHECKPOINT_STEP_BYTES, writer)
+}

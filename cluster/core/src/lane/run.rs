@@ -1,0 +1,83 @@
+//! What a step does for one shard: propose, append, apply, flush, until nothing moves.
+
+use super::store::Store;
+use crate::batch::Outcome;
+use crate::consensus::Ready;
+use crate::ids::{Now, ShardId, Term};
+use crate::machine::{Machine, Malformed};
+use crate::replica::Replica;
+
+/// Rounds of propose, apply and flush that a shard gets in one step.
+const ROUNDS_MAX: u32 = 8;
+
+/// Where what comes out of a shard goes.
+pub(super) struct Out<'a, M: Machine, T> {
+    pub(super) effects: &'a mut Vec<M::Effect>,
+    pub(super) roles: &'a mut Vec<(ShardId, Option<Term>)>,
+    /// Takes a ticket's outcome; the machine has just applied the batch.
+    pub(super) answer: &'a mut dyn FnMut(&mut M, T, Outcome),
+}
+
+/// Moves a shard as far as it can go; true when it wants to go on in the next step.
+pub(super) fn run<M: Machine, T: Copy>(
+    replica: &mut Replica<M, T>,
+    store: &mut Store,
+    now: Now,
+    out: &mut Out<'_, M, T>,
+) -> Result<bool, Malformed> {
+    let before = replica.leads();
+    let mut more = true;
+    for _ in 0..ROUNDS_MAX {
+        replica.pump(now);
+        drain(replica, store, now, out)?;
+        let mut turn = store.turn(replica.shard(), now, out.effects);
+        replica.follow_if_lost(&mut turn);
+        replica.flush(&mut turn);
+        more = replica.pump(now);
+        if !more {
+            break;
+        }
+    }
+    drain(replica, store, now, out)?;
+    replica.end_step();
+    if replica.leads() != before {
+        out.roles.push((replica.shard(), replica.leads()));
+    }
+    Ok(more)
+}
+
+/// Does what consensus wants done, until it wants nothing.
+fn drain<M: Machine, T: Copy>(
+    replica: &mut Replica<M, T>,
+    store: &mut Store,
+    now: Now,
+    out: &mut Out<'_, M, T>,
+) -> Result<(), Malformed> {
+    while let Some(ready) = replica.ready() {
+        append(replica, store, &ready);
+        for entry in &ready.committed {
+            let place = replica.next_place();
+            let mut turn = store.turn(replica.shard(), now, out.effects);
+            let answered = replica.apply(entry, &mut turn)?;
+            if let Some((ticket, outcome)) = answered {
+                (out.answer)(replica.machine_mut(), ticket, outcome);
+            }
+            store.applied(replica.shard(), place);
+        }
+    }
+    Ok(())
+}
+
+fn append<M: Machine, T: Copy>(replica: &mut Replica<M, T>, store: &mut Store, ready: &Ready) {
+    let shard = replica.shard();
+    if let Some(hard) = ready.hard {
+        store.promise(shard, hard);
+    }
+    for entry in &ready.entries {
+        let place = store.append(shard, entry);
+        replica.appended(entry, place);
+    }
+    if ready.hard.is_some() || !ready.entries.is_empty() {
+        store.await_disk(shard, ready.number);
+    }
+}

@@ -1,0 +1,409 @@
+//! One shard's copy on this node: consensus, machine, origins, and how they move together.
+//!
+//! Always holds:
+//! - entries are applied in order, each with the term and place it was appended with;
+//! - the machine leads exactly from when the first entry of this replica's term is applied until
+//!   consensus no longer leads that term;
+//! - a batch of this node's own stream is answered once.
+
+mod head;
+mod state;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::batch::{Batch, HEADER_BYTES, Header, Kind, Outcome};
+use crate::consensus::{Consensus, Entry, EntryKind, Ready};
+use crate::ids::{Index, Instant, Now, OriginId, Place, Seq, ShardId, Term, Time};
+use crate::log::View;
+use crate::machine::{CheckpointWriter, Context, Machine, Malformed};
+use crate::origin::Origin;
+
+pub use head::Head;
+pub(crate) use state::{Applied, State};
+
+/// Proposals of a machine that are in no hurry wait this long for company.
+const PROPOSALS_WAIT_MILLIS: u64 = 10;
+/// Or until there are this many bytes of them.
+const PROPOSALS_BYTES_MAX: usize = 64 << 10;
+
+/// What a replica may use of its lane for a while.
+pub(crate) struct Turn<'a, E> {
+    pub(crate) now: Now,
+    pub(crate) bodies: View<'a>,
+    pub(crate) effects: &'a mut Vec<E>,
+    /// Set while this shard's checkpoint is being written.
+    pub(crate) checkpoint: Option<&'a mut dyn CheckpointWriter>,
+}
+
+/// An entry that is in the log and not applied yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Appended {
+    index: Index,
+    term: Term,
+    place: Place,
+}
+
+/// One shard's copy.
+pub(crate) struct Replica<M: Machine, T> {
+    state: State<M>,
+    consensus: Consensus,
+    /// This node's own stream into the shard.
+    origin: Origin<T>,
+    /// For an unlogged shard, which needs no stream: who waits for which entry.
+    tickets: VecDeque<(Index, T)>,
+    appended: VecDeque<Appended>,
+    /// The time of the entry proposed last.
+    proposed: Time,
+    proposals: Batch,
+    proposals_since: Option<Instant>,
+    urgent: bool,
+    /// An entry was proposed since `proposals` were looked at: they may ride along.
+    company: bool,
+    /// The term that the machine was told to lead.
+    leads: Option<Term>,
+    /// Something happened to the machine since its last flush.
+    touched: bool,
+}
+
+impl<M: Machine, T: Copy> Replica<M, T> {
+    pub(crate) fn new(state: State<M>, consensus: Consensus, origin: Origin<T>) -> Self {
+        Self {
+            proposed: state.time(),
+            state,
+            consensus,
+            origin,
+            tickets: VecDeque::new(),
+            appended: VecDeque::new(),
+            proposals: Batch::default(),
+            proposals_since: None,
+            urgent: false,
+            company: false,
+            leads: None,
+            touched: false,
+        }
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.state.shard()
+    }
+
+    pub(crate) fn machine(&self) -> &M {
+        self.state.machine()
+    }
+
+    pub(crate) fn machine_mut(&mut self) -> &mut M {
+        self.state.machine_mut()
+    }
+
+    pub(crate) fn applied(&self) -> (Index, Term) {
+        self.state.applied()
+    }
+
+    /// The term that the machine leads.
+    pub(crate) fn leads(&self) -> Option<Term> {
+        self.leads
+    }
+
+    pub(crate) fn campaign(&mut self) -> Result<(), crate::consensus::Error> {
+        self.consensus.campaign()
+    }
+
+    /// What the first chunk of a checkpoint says about this replica.
+    pub(crate) fn head(&self) -> Head {
+        self.state
+            .head(self.consensus.hard(), self.consensus.members())
+    }
+
+    /// Takes a batch of this node; false when too much is unanswered.
+    #[must_use]
+    pub(crate) fn push(&mut self, batch: Batch, ticket: T, now: Now) -> bool {
+        let time = self.next_time(now);
+        if !self.shard().is_unlogged() {
+            return self.origin.push(batch, ticket, time);
+        }
+        let taken = self.propose(sealed(batch, time));
+        if taken {
+            self.tickets
+                .push_back((self.consensus.hard().commit, ticket));
+        }
+        taken
+    }
+
+    /// Hands an input to the leader's side of the machine.
+    pub(crate) fn input(&mut self, input: M::Input, turn: &mut Turn<'_, M::Effect>) {
+        self.with(turn, |machine, context| machine.input(input, context));
+    }
+
+    /// Bodies that the machine waits for are in memory.
+    pub(crate) fn resume(&mut self, key: u64, turn: &mut Turn<'_, M::Effect>) {
+        self.with(turn, |machine, context| machine.resume(key, context));
+    }
+
+    /// Proposes what waits: batches of this node's stream, then what the machine gathered.
+    /// Returns whether consensus has something to do.
+    pub(crate) fn pump(&mut self, now: Now) -> bool {
+        self.origin.expire(now.mono);
+        let mut any = false;
+        if self.consensus.leads().is_some() {
+            while let Some(entry) = self.origin.next_entry(now) {
+                any |= self.propose(entry);
+            }
+            if self.proposals_are_due(now.mono) {
+                any |= self.propose_gathered(now);
+            }
+        }
+        any
+    }
+
+    fn propose(&mut self, entry: Bytes) -> bool {
+        let taken = self.consensus.propose(entry).is_ok();
+        self.company |= taken;
+        taken
+    }
+
+    fn proposals_are_due(&self, now: Instant) -> bool {
+        let waited = |since: Instant| since.plus_millis(PROPOSALS_WAIT_MILLIS) <= now;
+        !self.proposals.is_empty()
+            && self.leads.is_some()
+            && (self.urgent
+                || self.company
+                || self.shard().is_unlogged()
+                || self.proposals.len() >= PROPOSALS_BYTES_MAX
+                || self.proposals_since.is_some_and(waited))
+    }
+
+    fn propose_gathered(&mut self, now: Now) -> bool {
+        let batch = std::mem::take(&mut self.proposals);
+        self.urgent = false;
+        self.proposals_since = None;
+        let time = self.next_time(now);
+        self.propose(sealed(batch, time))
+    }
+
+    /// The end of a step for [`Self::pump`]: what comes later is no company for what was gathered.
+    pub(crate) fn end_step(&mut self) {
+        self.company = false;
+    }
+
+    /// Entry time never goes back.
+    fn next_time(&mut self, now: Now) -> Time {
+        self.proposed = self.proposed.max(self.state.time()).max(now.wall);
+        self.proposed
+    }
+
+    /// What consensus wants done. Its entries go into the log, in order, each reported by
+    /// [`Self::appended`]; then its committed ones go into [`Self::apply`].
+    pub(crate) fn ready(&mut self) -> Option<Ready> {
+        self.consensus.ready()
+    }
+
+    /// An entry was put into the log.
+    pub(crate) fn appended(&mut self, entry: &Entry, place: Place) {
+        while self
+            .appended
+            .back()
+            .is_some_and(|last| last.index >= entry.index)
+        {
+            self.appended.pop_back();
+        }
+        self.appended.push_back(Appended {
+            index: entry.index,
+            term: entry.term,
+            place,
+        });
+    }
+
+    /// What [`Ready::number`] names is on disk.
+    pub(crate) fn on_persisted(&mut self, number: u64) {
+        self.consensus.on_persisted(number);
+    }
+
+    /// Where the entry lies that is applied next.
+    pub(crate) fn next_place(&self) -> Place {
+        self.appended
+            .front()
+            .map_or_else(Place::default, |it| it.place)
+    }
+
+    /// Applies a committed entry. Gives the ticket and outcome when it settles a batch of this
+    /// node.
+    ///
+    /// # Errors
+    /// An entry that this build cannot read: the replica stops.
+    pub(crate) fn apply(
+        &mut self,
+        entry: &Entry,
+        turn: &mut Turn<'_, M::Effect>,
+    ) -> Result<Option<(T, Outcome)>, Malformed> {
+        let appended = self
+            .appended
+            .pop_front()
+            .expect("appended before it is applied");
+        assert_eq!(
+            appended.index, entry.index,
+            "applied in the order of the log"
+        );
+        assert_eq!(appended.term, entry.term, "applied as it was appended");
+        let place = appended.place.plus(HEADER_BYTES as u32);
+        let applied = self.with_state(turn, |state, context| state.apply(entry, place, context))?;
+        self.consensus.applied(entry.index);
+        if entry.kind != EntryKind::Normal {
+            self.consensus
+                .change_members(entry)
+                .map_err(|_| Malformed {
+                    what: "change of members",
+                    at: 0,
+                    cause: "consensus does not take it",
+                })?;
+        }
+        Ok(self.after(applied, entry, turn))
+    }
+
+    fn after(
+        &mut self,
+        applied: Applied,
+        entry: &Entry,
+        turn: &mut Turn<'_, M::Effect>,
+    ) -> Option<(T, Outcome)> {
+        match applied {
+            Applied::First => {
+                self.lead(entry.term, turn);
+                None
+            }
+            Applied::Commands => self.ticket(entry.index),
+            Applied::Opened { node, origin } => {
+                if node == self.origin.node() {
+                    let time = self.next_time(turn.now);
+                    self.origin.opened(origin, time);
+                }
+                None
+            }
+            Applied::Outcome {
+                origin,
+                seq,
+                outcome,
+            } => self.outcome(origin, seq, outcome, turn.now),
+            Applied::Gap { origin } => {
+                self.origin.gap(origin);
+                None
+            }
+            Applied::Nothing => None,
+        }
+    }
+
+    fn lead(&mut self, term: Term, turn: &mut Turn<'_, M::Effect>) {
+        if self.consensus.leads() == Some(term) {
+            self.leads = Some(term);
+            self.with(turn, |machine, context| machine.lead(context));
+        }
+    }
+
+    fn ticket(&mut self, index: Index) -> Option<(T, Outcome)> {
+        let (waits, ticket) = *self.tickets.front()?;
+        if waits != index {
+            return None;
+        }
+        self.tickets.pop_front();
+        Some((ticket, Outcome::Stored))
+    }
+
+    fn outcome(
+        &mut self,
+        origin: OriginId,
+        seq: Seq,
+        outcome: Outcome,
+        now: Now,
+    ) -> Option<(T, Outcome)> {
+        let ticket = self.origin.outcome(origin, seq, now)?;
+        Some((ticket, outcome))
+    }
+
+    /// Tells the machine when consensus has lost the lead. True when that happened.
+    pub(crate) fn follow_if_lost(&mut self, turn: &mut Turn<'_, M::Effect>) -> bool {
+        if self.leads.is_none() || self.leads == self.consensus.leads() {
+            return false;
+        }
+        self.leads = None;
+        self.proposals = Batch::default();
+        self.proposals_since = None;
+        self.urgent = false;
+        self.origin.lost();
+        self.with(turn, |machine, context| machine.follow(context));
+        true
+    }
+
+    /// Flushes the machine if something happened to it or its time has come.
+    pub(crate) fn flush(&mut self, turn: &mut Turn<'_, M::Effect>) {
+        let due = |deadline: Instant| deadline <= turn.now.mono;
+        if self.touched || self.machine().deadline().is_some_and(due) {
+            self.with(turn, |machine, context| machine.flush(context));
+            self.touched = false;
+        }
+    }
+
+    /// When this replica wants a step though nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let since = self.proposals_since.filter(|_| self.leads.is_some());
+        let proposals = since.map(|since| since.plus_millis(PROPOSALS_WAIT_MILLIS));
+        let sends = self.origin.deadline();
+        let machine = self.machine().deadline();
+        [proposals, sends, machine].into_iter().flatten().min()
+    }
+
+    /// Whether something of this node waits for an answer or for its entry.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.origin.bytes() > 0 || !self.proposals.is_empty() || !self.appended.is_empty()
+    }
+
+    /// Hurries what was gathered: the lane stops.
+    pub(crate) fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    fn with<R>(
+        &mut self,
+        turn: &mut Turn<'_, M::Effect>,
+        call: impl FnOnce(&mut M, &mut Context<'_, M::Effect>) -> R,
+    ) -> R {
+        self.with_state(turn, |state, context| call(state.machine_mut(), context))
+    }
+
+    fn with_state<R>(
+        &mut self,
+        turn: &mut Turn<'_, M::Effect>,
+        call: impl FnOnce(&mut State<M>, &mut Context<'_, M::Effect>) -> R,
+    ) -> R {
+        let writer = turn.checkpoint.as_mut();
+        let checkpoint = writer.map(|writer| &mut **writer as &mut dyn CheckpointWriter);
+        let mut context = Context {
+            now: turn.now,
+            leads: self.leads,
+            bodies: &mut turn.bodies,
+            effects: turn.effects,
+            proposals: &mut self.proposals,
+            urgent: false,
+            checkpoint,
+        };
+        let result = call(&mut self.state, &mut context);
+        self.urgent |= context.urgent;
+        self.touched = true;
+        if self.proposals_since.is_none() && !self.proposals.is_empty() {
+            self.proposals_since = Some(turn.now.mono);
+        }
+        result
+    }
+}
+
+/// Commands of the leader itself as an entry.
+fn sealed(batch: Batch, time: Time) -> Bytes {
+    batch.seal(Header {
+        kind: Kind::Leader,
+        commands: 0,
+        origin: OriginId(0),
+        seq: Seq(0),
+        paid: Seq(0),
+        time,
+    })
+}

@@ -1,0 +1,214 @@
+//! The node's local store: who it is, and the lock that keeps a second process out.
+//!
+//! The only user of sled. No message passes through it, and everything in it but the identity
+//! can be made again from the log.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use warren_cluster_core::ids::NodeId;
+
+use crate::error::Error;
+
+const LOCK: &str = "lock";
+const STORE: &str = "local";
+const IDENTITY: &[u8] = b"identity";
+
+/// The version of the identity's byte form: version u8, node u64, shards u32, lanes u16.
+const VERSION: u8 = 1;
+const IDENTITY_BYTES: usize = 15;
+
+/// sled's cache: the store holds a handful of small rows.
+const CACHE_BYTES: u64 = 256 << 10;
+
+/// What a data folder is, fixed at its first start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) shards: u32,
+    pub(crate) lanes: u16,
+}
+
+/// An open data folder; nobody else has it while this lives.
+#[derive(Debug)]
+pub(crate) struct Local {
+    _lock: File,
+    _store: sled::Db,
+    pub(crate) identity: Identity,
+}
+
+impl Local {
+    /// Opens (or makes) the data folder and takes it for this process.
+    pub(crate) fn open(folder: &Path, shards: u32, lanes: u16) -> Result<Self, Error> {
+        fs::create_dir_all(folder).map_err(|source| Error::Io {
+            action: "make data folder",
+            path: folder.to_owned(),
+            source,
+        })?;
+        let lock = lock(folder)?;
+        let store = open_store(folder)?;
+        let identity = identity(folder, &store, shards, lanes)?;
+        Ok(Self {
+            _lock: lock,
+            _store: store,
+            identity,
+        })
+    }
+}
+
+/// Takes the lock file, or says who has it.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(LOCK);
+    let io = |action| {
+        let path = path.clone();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(&path).map_err(io("open"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let read = file.read_to_string(&mut text);
+            let pid = read.ok().and_then(|_| text.trim().parse().ok());
+            return Err(Error::Locked {
+                folder: folder.to_owned(),
+                pid,
+            });
+        }
+        Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
+    }
+    file.set_len(0).map_err(io("write"))?;
+    writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
+    Ok(file)
+}
+
+fn open_store(folder: &Path) -> Result<sled::Db, Error> {
+    sled::Config::new()
+        .path(folder.join(STORE))
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .mode(sled::Mode::LowSpace)
+        .open()
+        .map_err(|source| store_error(folder, source))
+}
+
+fn store_error(folder: &Path, source: sled::Error) -> Error {
+    Error::Store {
+        folder: folder.to_owned(),
+        source,
+    }
+}
+
+/// Reads the identity; a new folder gets one, on disk before it is used.
+fn identity(folder: &Path, store: &sled::Db, shards: u32, lanes: u16) -> Result<Identity, Error> {
+    let found = store
+        .get(IDENTITY)
+        .map_err(|source| store_error(folder, source))?;
+    if let Some(bytes) = found {
+        let identity = decode(&bytes).ok_or_else(|| Error::Foreign {
+            folder: folder.to_owned(),
+            cause: "its identity is not one that this version reads".to_owned(),
+        })?;
+        return checked(folder, identity, lanes);
+    }
+    let identity = Identity {
+        node: NodeId(random()?),
+        shards,
+        lanes,
+    };
+    store
+        .insert(IDENTITY, encode(identity).to_vec())
+        .and_then(|_| store.flush())
+        .map_err(|source| store_error(folder, source))?;
+    Ok(identity)
+}
+
+fn checked(folder: &Path, identity: Identity, lanes: u16) -> Result<Identity, Error> {
+    if identity.lanes != lanes {
+        return Err(Error::Foreign {
+            folder: folder.to_owned(),
+            cause: format!("it was made with {} lanes, not {lanes}", identity.lanes),
+        });
+    }
+    Ok(identity)
+}
+
+/// A number that no other node has. Never 0.
+fn random() -> Result<u64, Error> {
+    let path = PathBuf::from("/dev/urandom");
+    let mut bytes = [0; 8];
+    let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| Error::Io {
+        action: "draw the identity of a new data folder from",
+        path,
+        source,
+    })?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+fn encode(identity: Identity) -> [u8; IDENTITY_BYTES] {
+    let mut out = [0; IDENTITY_BYTES];
+    out[0] = VERSION;
+    out[1..9].copy_from_slice(&identity.node.0.to_le_bytes());
+    out[9..13].copy_from_slice(&identity.shards.to_le_bytes());
+    out[13..].copy_from_slice(&identity.lanes.to_le_bytes());
+    out
+}
+
+fn decode(bytes: &[u8]) -> Option<Identity> {
+    let bytes: &[u8; IDENTITY_BYTES] = bytes.try_into().ok()?;
+    if bytes[0] != VERSION {
+        return None;
+    }
+    Some(Identity {
+        node: NodeId(u64::from_le_bytes(bytes[1..9].try_into().ok()?)),
+        shards: u32::from_le_bytes(bytes[9..13].try_into().ok()?),
+        lanes: u16::from_le_bytes(bytes[13..].try_into().ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+
+    #[test]
+    fn a_folder_keeps_its_identity() {
+        let folder = Folder::new("identity");
+        let first = Local::open(folder.path(), 64, 1).expect("opens").identity;
+        let again = Local::open(folder.path(), 3, 1).expect("opens").identity;
+        assert_eq!(first, again);
+        assert_eq!(again.shards, 64);
+        let other = Local::open(folder.path(), 64, 2);
+        assert!(matches!(other, Err(Error::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_second_process_is_told_who_has_the_folder() {
+        let folder = Folder::new("lock");
+        let _held = Local::open(folder.path(), 64, 1).expect("opens");
+        let second = Local::open(folder.path(), 64, 1).expect_err("taken");
+        let text = second.to_string();
+        assert!(
+            text.contains(&format!("process {}", std::process::id())),
+            "{text}"
+        );
+        assert!(
+            text.contains(&folder.path().display().to_string()),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_unreadable_identity_is_refused() {
+        assert_eq!(decode(b"short"), None);
+        assert_eq!(decode(&[9; IDENTITY_BYTES]), None);
+    }
+}
