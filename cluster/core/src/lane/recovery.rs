@@ -150,7 +150,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
             .into());
         }
-        let log = Log::starting_at(log_options(&options), 1, false);
+        let log = Log::blank(log_options(&options));
         let (queues, rows) = nothing(&options, machine);
         Self::assemble(options, log, queues, rows)
     }
@@ -158,7 +158,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// A lane without a past.
     #[cfg(test)]
     pub(super) fn fresh(options: Options, machine: impl Fn(ShardId) -> M) -> Result<Self, Error> {
-        let log = Log::starting_at(log_options(&options), 1, false);
+        let log = Log::blank(log_options(&options));
         let (queues, rows) = nothing(&options, machine);
         Self::assemble(options, log, queues, rows)
     }
