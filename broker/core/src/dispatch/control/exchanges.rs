@@ -4,9 +4,11 @@ use warren_cluster_core::rows::{Precondition, Transaction, Write};
 use warren_protocol::ReplyCode;
 
 use super::removal::Removal;
-use super::{Next, Stage, Step, validate};
+use super::{Next, Stage, Step};
 use crate::auth::access::{Access, Resource};
-use crate::definitions::{ExchangeKey, ExchangeKind, ExchangeRow, Store, VhostKey};
+use crate::definitions::{
+    ExchangeKey, ExchangeKind, ExchangeRow, Store, VhostKey, arguments, equivalence,
+};
 use crate::dispatch::operation::{Answer, DeclareExchange};
 use crate::exception::{Exception, resource};
 use crate::names::strip_line_breaks;
@@ -29,7 +31,8 @@ impl Step<'_, '_> {
             )));
         };
         self.require(Access::Configure, Resource::Exchange(&name))?;
-        validate::exchange_arguments(&name, &self.actor.vhost, &declare.arguments)?;
+        let mut wanted = declare.clone();
+        wanted.name.clone_from(&name);
         let row = ExchangeRow {
             kind,
             durable: declare.durable,
@@ -42,7 +45,7 @@ impl Step<'_, '_> {
             self.require(Access::Write, Resource::Exchange(alternate))?;
         }
         if let Some(exchange) = self.vhost()?.exchange(&name) {
-            validate::same_exchange(&self.actor.vhost, exchange, &row)?;
+            equivalence::check_exchange(&self.actor.vhost, &exchange.row, &wanted)?;
             return Ok(Next::Done(Answer::Done));
         }
         if name.starts_with(b"amq.") {
@@ -50,6 +53,7 @@ impl Step<'_, '_> {
             let text = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
             return Err(Exception::new(ReplyCode::AccessRefused, text));
         }
+        arguments::check_exchange(&self.actor.vhost, &name, &wanted.arguments)?;
         self.create_exchange(&name, &row)
     }
 

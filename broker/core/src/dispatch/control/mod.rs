@@ -10,7 +10,6 @@ mod bindings;
 mod exchanges;
 mod queues;
 mod removal;
-mod validate;
 
 #[cfg(test)]
 mod tests;

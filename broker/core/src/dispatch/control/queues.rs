@@ -7,10 +7,12 @@ use warren_cluster_core::rows::{Precondition, Transaction, Write};
 use warren_protocol::ReplyCode;
 
 use super::removal::Removal;
-use super::{Next, Stage, Step, validate};
+use super::{Next, Stage, Step};
 use crate::auth::access::{Access, Resource};
-use crate::definitions::{Owner, QueueKey, QueueRow, Store, VhostKey};
-use crate::dispatch::operation::{Answer, DeclareQueue, Operation};
+use crate::definitions::{
+    Owner, QueueKey, QueueKind, QueueRow, Store, VhostKey, arguments, equivalence,
+};
+use crate::dispatch::operation::{Actor, Answer, DeclareQueue, Operation};
 use crate::exception::{Exception, resource};
 use crate::ids::QueueId;
 use crate::names::strip_line_breaks;
@@ -29,21 +31,27 @@ impl Step<'_, '_> {
             let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
             return Err(Exception::new(ReplyCode::AccessRefused, text));
         }
-        let mut declared = declare.arguments.clone();
-        let name = if name.is_empty() {
-            self.server_name(validate::take_name_prefix(&mut declared)?.as_deref())
+        let mut wanted = declare.clone();
+        let prefix = arguments::take_name_prefix(&self.actor.vhost, &mut wanted.arguments)?;
+        wanted.name = if name.is_empty() {
+            self.server_name(prefix.as_deref())
         } else {
             name
         };
-        self.require(Access::Configure, Resource::Queue(&name))?;
-        let row = self.queue_row(&name, declare, declared)?;
-        let existing = self.vhost()?.queue(&name).cloned();
-        if let Some(queue) = existing {
-            self.check_owner(&queue)?;
-            validate::same_queue(&queue, &row)?;
+        self.require(Access::Configure, Resource::Queue(&wanted.name))?;
+        let vhost = self.vhost()?;
+        if let Some(queue) = vhost.queue(&wanted.name).cloned() {
+            let Actor {
+                vhost: name,
+                session,
+                ..
+            } = self.actor;
+            equivalence::check_queue(name, vhost.row(), &queue.row, &wanted, *session)?;
             return Ok(self.count(&queue));
         }
-        self.create_queue(name, &row)
+        let kind = arguments::check_queue(&self.actor.vhost, vhost.row(), &wanted)?;
+        let row = self.queue_row(kind, &wanted);
+        self.create_queue(wanted.name, &row)
     }
 
     fn declare_queue_passive(&mut self, name: &[u8]) -> Result<Next, Exception> {
@@ -53,42 +61,35 @@ impl Step<'_, '_> {
         Ok(self.count(&queue))
     }
 
-    fn queue_row(
-        &self,
-        name: &[u8],
-        declare: &DeclareQueue,
-        declared: warren_protocol::FieldTable,
-    ) -> Result<QueueRow, Exception> {
-        let owner = declare
-            .exclusive
-            .then_some(self.actor.session)
-            .flatten()
+    fn queue_row(&self, kind: QueueKind, wanted: &DeclareQueue) -> QueueRow {
+        let home = self.scene.home;
+        let owner = self
+            .actor
+            .session
+            .filter(|_| wanted.exclusive)
             .map(|session| {
-                let home = self.scene.home;
                 Box::new(Owner {
                     session,
                     node: home.node,
                     incarnation: home.incarnation,
                 })
             });
-        let store = Store::of_queue(declare.durable, declare.exclusive);
-        let shard = match store {
+        let shard = match Store::of_queue(wanted.durable, wanted.exclusive) {
             Store::Local => ShardId::LOCAL_QUEUES,
             // Any will do on one node; the row says which it is from then on.
             Store::Replicated => {
-                ShardId(1 + (self.scene.random % u64::from(self.scene.shards)) as u32)
+                ShardId(1 + (self.scene.random % u64::from(self.scene.shards.max(1))) as u32)
             }
         };
-        let kind = validate::queue_arguments(name, &self.actor.vhost, declare, &declared)?;
-        Ok(QueueRow {
+        QueueRow {
             kind,
-            durable: declare.durable,
-            auto_delete: declare.auto_delete,
+            durable: wanted.durable,
+            auto_delete: wanted.auto_delete,
             owner,
             shard,
             created: None,
-            arguments: declared,
-        })
+            arguments: wanted.arguments.clone(),
+        }
     }
 
     fn create_queue(&mut self, name: Vec<u8>, row: &QueueRow) -> Result<Next, Exception> {
@@ -259,24 +260,7 @@ impl Step<'_, '_> {
 
     /// An exclusive queue is its connection's alone.
     pub(super) fn check_owner(&self, queue: &Queue) -> Result<(), Exception> {
-        let Some(owner) = &queue.row.owner else {
-            return Ok(());
-        };
-        if self.actor.session == Some(owner.session) {
-            return Ok(());
-        }
-        Err(exclusive(queue))
+        let Actor { vhost, session, .. } = self.actor;
+        equivalence::check_exclusive(vhost, &queue.name, &queue.row, *session)
     }
-}
-
-/// 405 for a queue of another connection.
-#[must_use]
-pub(crate) fn exclusive(queue: &Queue) -> Exception {
-    let text = format!(
-        "cannot obtain exclusive access to locked {}. It could be originally declared on another \
-         connection or the exclusive property value does not match that of the original \
-         declaration.",
-        resource("queue", &queue.name, &queue.vhost)
-    );
-    Exception::new(ReplyCode::ResourceLocked, text)
 }
