@@ -1,6 +1,7 @@
 //! The command line. One file a verb; only `start` runs a node.
 
 mod health;
+mod perf;
 mod start;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +23,8 @@ enum Command {
     Start(start::Arguments),
     /// Say whether the node on this machine answers.
     Health(health::Arguments),
+    /// Put load on a broker and measure what it does.
+    Perf(perf::Arguments),
 }
 
 /// Runs what the command line asks for; gives the exit code.
@@ -31,6 +34,7 @@ pub(crate) fn run() -> i32 {
         None => start::run(&start::Arguments::default()),
         Some(Command::Start(arguments)) => start::run(&arguments),
         Some(Command::Health(arguments)) => health::run(&arguments),
+        Some(Command::Perf(arguments)) => perf::run(&arguments),
     };
     match result {
         Ok(code) => code,
