@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{Place, ShardId};
+use crate::ids::{Place, SegmentId, ShardId};
 use crate::log::extents::Extents;
 use crate::log::memory::Memory;
 use crate::log::segments::Segments;
@@ -31,8 +31,8 @@ impl Store {
         self.extents.get(place, len)
     }
 
-    pub(super) fn series(&mut self, place: Place) -> &mut Segments {
-        if place.segment.is_survivor() {
+    pub(super) fn series(&mut self, segment: SegmentId) -> &mut Segments {
+        if segment.is_survivor() {
             &mut self.survivors
         } else {
             &mut self.segments
@@ -60,7 +60,9 @@ impl machine::Bodies for View<'_> {
             self.store.memory.retain(self.shard, key, id, place, len);
         } else {
             let shard = self.shard;
-            self.store.series(place).retain(shard, key, id, place, len);
+            self.store
+                .series(place.segment)
+                .retain(shard, key, id, place, len);
         }
     }
 
@@ -68,7 +70,7 @@ impl machine::Bodies for View<'_> {
         if place.segment.is_memory() {
             self.store.memory.release(place, len);
         } else {
-            self.store.series(place).release(place, len);
+            self.store.series(place.segment).release(place, len);
         }
     }
 }

@@ -182,11 +182,6 @@ impl Checkpoints {
         Some(op)
     }
 
-    pub(super) fn is_waiting_for(&self, token: Token) -> bool {
-        let writing = self.writing.as_ref();
-        writing.is_some_and(|writing| writing.token == Some(token))
-    }
-
     /// The operation in flight succeeded.
     pub(super) fn complete(&mut self) -> Progress {
         let Some(writing) = &mut self.writing else {

@@ -161,11 +161,6 @@ impl Extents {
         }
     }
 
-    /// Whether a read with this token is under way.
-    pub(super) fn is_reading(&self, token: Token) -> bool {
-        self.reads.iter().any(|read| read.token == token)
-    }
-
     /// Takes what a read brought; who waited for it is put into `resumes`.
     pub(super) fn complete(
         &mut self,

@@ -122,6 +122,10 @@ impl Memory {
         }
     }
 
+    pub(super) fn has_sparse(&self) -> bool {
+        !self.sparse.is_empty()
+    }
+
     /// An entry that is mostly dead, and what of it may be live.
     pub(super) fn next_sparse(&mut self) -> Option<(SegmentId, Vec<Run>)> {
         while let Some(number) = self.sparse.pop() {

@@ -9,18 +9,19 @@
 //! - every body that a machine refers to is in memory, in its segment's file, or in a survivors'
 //!   segment whose record says where it belongs.
 
-#![allow(dead_code)]
-
 mod bodies;
 mod checkpoints;
+mod copies;
 pub mod disk;
 mod extents;
 mod memory;
 mod position;
 pub mod record;
+mod recovery;
 mod runs;
 mod segments;
 mod series;
+pub mod sim;
 mod young;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,17 +32,19 @@ use crate::checkpoint::{Header, Writer};
 use crate::ids::{Index, Instant, Place, SegmentId, ShardId, Term};
 use crate::log::bodies::Store;
 use crate::log::checkpoints::{Checkpoints, Progress};
+use crate::log::copies::Copies;
 use crate::log::disk::{Completion, Data, DiskError, FileName, Op, Token};
 use crate::log::extents::Extents;
 use crate::log::memory::Memory;
 use crate::log::record::{HEAD_BYTES, Head, Kind};
-use crate::log::segments::Segments;
+use crate::log::segments::{Cover, Segments};
 use crate::log::series::{Series, Setup};
 use crate::log::young::Young;
 
 pub use bodies::View;
 pub use position::Position;
 pub use record::HardState;
+pub use recovery::{CheckpointError, Item, Recovery};
 
 /// How a lane's log is kept.
 #[derive(Clone, Debug)]
@@ -106,6 +109,8 @@ pub struct Relocation {
 /// Why the log cannot go on. Each of them ends the process.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
+    #[error("cannot list the log's files: {source}")]
+    List { source: DiskError },
     #[error("{action} of {file} failed: {source}")]
     Disk {
         action: &'static str,
@@ -140,16 +145,19 @@ pub struct Status {
 pub struct Log {
     options: Options,
     main: Series,
+    survivors: Series,
+    copies: Copies,
     store: Store,
     checkpoints: Checkpoints,
     shards: BTreeMap<ShardId, Appended>,
     events: VecDeque<Event>,
     jobs: BTreeMap<Token, (Job, FileName)>,
     last_token: u64,
-    /// The last segment that `store.segments` knows.
-    begun: u32,
+    /// The first segment that this process wrote: from here on files have the usual size.
+    first: u32,
     /// The next file is being made.
     creating: bool,
+    creating_survivors: bool,
     /// A dead segment of the usual size, kept to become the next file.
     spare: Option<u32>,
     free_disk_bytes: u64,
@@ -168,29 +176,41 @@ struct Appended {
 enum Job {
     Log,
     NextFile { number: u32 },
+    Survivors,
+    SurvivorFile { number: u32 },
+    SurvivorRead,
     Remove,
     Checkpoint,
     Read,
 }
 
 impl Log {
-    /// An empty log that begins with segment `number`, whose file may be `prepared` already.
-    pub(crate) fn starting_at(options: Options, number: u32, prepared: bool) -> Self {
-        let setup = Setup {
-            survivors: false,
-            log: options.log,
-            segment_bytes: options.segment_bytes,
-            unsynced: options.sync_is_left_to_the_os,
-            number,
-            prepared,
+    /// A log in an empty folder.
+    #[must_use]
+    pub fn blank(options: Options) -> Self {
+        let mut log = Self::starting_at(options, 1, 1);
+        log.store.segments.begin(1);
+        log
+    }
+
+    /// A log that goes on with these segments, which were never used.
+    fn starting_at(options: Options, number: u32, survivors: u32) -> Self {
+        let series = |survivors, number| {
+            Series::new(&Setup {
+                survivors,
+                log: options.log,
+                segment_bytes: options.segment_bytes,
+                unsynced: options.sync_is_left_to_the_os,
+                number,
+            })
         };
-        let mut segments = Segments::new(number);
-        segments.begin(number);
         Self {
-            main: Series::new(&setup),
+            main: series(false, number),
+            survivors: series(true, survivors),
+            copies: Copies::new(),
             store: Store {
-                segments,
-                survivors: Segments::new(1),
+                segments: Segments::new(number),
+                survivors: Segments::new(survivors),
                 memory: Memory::default(),
                 young: Young::new(options.young_bytes),
                 extents: Extents::new(options.read_cache_bytes),
@@ -200,8 +220,9 @@ impl Log {
             events: VecDeque::new(),
             jobs: BTreeMap::new(),
             last_token: 0,
-            begun: number,
+            first: number,
             creating: false,
+            creating_survivors: false,
             spare: None,
             free_disk_bytes: u64::MAX,
             full: false,
@@ -246,13 +267,22 @@ impl Log {
 
     fn append(&mut self, shard: ShardId, head: &Head, payload: &Bytes) -> Place {
         let place = self.main.append(head, payload);
-        while self.begun < place.segment.number() {
-            self.begun += 1;
-            self.store.segments.begin(self.begun);
-        }
+        self.store.segments.begin_through(place.segment.number());
         let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
         self.shards.entry(shard).or_default().bytes += bytes;
         place
+    }
+
+    /// An entry that recovery found.
+    fn recovered_entry(&mut self, shard: ShardId, index: Index, place: Place, payload: &Bytes) {
+        let number = place.segment.number();
+        self.store.segments.note_entry(number, shard, index);
+        let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
+        self.shards.entry(shard).or_default().bytes += bytes;
+        if !payload.is_empty() {
+            self.store.young.push(place, payload);
+            self.store.young.trim(Position::from_u64(u64::MAX));
+        }
     }
 
     /// Takes an entry of an unlogged shard into memory, until [`Log::memory_applied`] at least.
@@ -401,7 +431,14 @@ impl Log {
     /// When one is under way ([`Log::checkpoint_is_idle`]).
     pub fn checkpoint_begin(&mut self, shard: ShardId, index: Index, term: Term) {
         let begun = self.main.tail();
-        let beyond = self.store.segments.first_beyond(shard, index);
+        let covers = &mut self.checkpoints.covers;
+        let before = covers.insert(shard, Cover { index, begun });
+        let pinned = self.store.segments.first_pinned(covers);
+        // It covers nothing before it is durable.
+        match before {
+            Some(before) => covers.insert(shard, before),
+            None => covers.remove(&shard),
+        };
         self.checkpoints.begin(Header {
             shard,
             index,
@@ -409,7 +446,7 @@ impl Log {
             log: self.options.log,
             number: 0,
             begun,
-            replay_from: beyond.map_or_else(|| begun.number(), |number| number.min(begun.number())),
+            replay_from: pinned.unwrap_or(u32::MAX).min(begun.number()),
         });
         self.shards.entry(shard).or_default().bytes = 0;
     }
@@ -446,18 +483,24 @@ impl Log {
     /// Hands out what the disk should do: at the end of every step, and at [`Log::deadline`].
     pub fn submit(&mut self, now: Instant, ops: &mut Vec<Op>) {
         self.store.young.trim(self.main.written());
-        self.make_files(ops);
+        self.make_file(ops);
         let token = Self::token(&mut self.last_token);
         if let Some(op) = self.main.submit(now, token) {
             self.hand_out(Job::Log, op, ops);
+        }
+        self.submit_copies(ops);
+        self.make_survivor_file(ops);
+        let token = Self::token(&mut self.last_token);
+        if let Some(op) = self.survivors.submit(now, token) {
+            self.hand_out(Job::Survivors, op, ops);
         }
         self.drop_dead(ops);
         self.submit_checkpoint(ops);
         self.submit_reads(ops);
     }
 
-    fn make_files(&mut self, ops: &mut Vec<Op>) {
-        if self.creating || self.full {
+    fn make_file(&mut self, ops: &mut Vec<Op>) {
+        if self.creating || (self.full && self.spare.is_none()) {
             return;
         }
         let Some(number) = self.main.wants_file() else {
@@ -481,18 +524,47 @@ impl Log {
         self.hand_out(Job::NextFile { number }, op, ops);
     }
 
+    fn make_survivor_file(&mut self, ops: &mut Vec<Op>) {
+        if self.creating_survivors || self.full {
+            return;
+        }
+        if let Some(number) = self.survivors.wants_file() {
+            let op = Op::Create {
+                file: FileName::Segment(SegmentId::survivor(number)),
+                zeroed: self.survivors.zeroed_bytes(),
+                token: Self::token(&mut self.last_token),
+            };
+            self.creating_survivors = true;
+            self.hand_out(Job::SurvivorFile { number }, op, ops);
+        }
+    }
+
     fn hand_out(&mut self, job: Job, op: Op, ops: &mut Vec<Op>) {
         self.jobs.insert(op.token(), (job, op.file()));
         ops.push(op);
     }
 
     fn drop_dead(&mut self, ops: &mut Vec<Op>) {
-        if !self.store.segments.take_changed() {
-            return;
+        if self.store.segments.take_changed() {
+            self.copies.look = true;
+            let covers = &self.checkpoints.covers;
+            for (number, used) in self.store.segments.take_dead(covers) {
+                self.store.extents.forget(SegmentId(number));
+                let usual = number >= self.first && used <= self.options.segment_bytes;
+                if usual && self.spare.is_none() {
+                    self.spare = Some(number);
+                } else {
+                    self.remove(FileName::Segment(SegmentId(number)), ops);
+                }
+            }
         }
-        for number in self.store.segments.take_dead(&self.checkpoints.covers) {
-            self.store.extents.forget(SegmentId(number));
-            self.remove(FileName::Segment(SegmentId(number)), ops);
+        if self.store.survivors.take_changed() {
+            self.copies.look = true;
+            for (number, _) in self.store.survivors.take_dead(&BTreeMap::new()) {
+                let segment = SegmentId::survivor(number);
+                self.store.extents.forget(segment);
+                self.remove(FileName::Segment(segment), ops);
+            }
         }
     }
 
@@ -520,16 +592,19 @@ impl Log {
         if !self.store.extents.has_wants() {
             return;
         }
-        let written = self.main.written();
-        let segments = &self.store.segments;
         let end = |segment: SegmentId| {
-            let sealed = segments.sealed_bytes(segment.number());
+            let (table, series) = if segment.is_survivor() {
+                (&self.store.survivors, &self.survivors)
+            } else {
+                (&self.store.segments, &self.main)
+            };
+            let written = series.written();
             let open = if segment.number() == written.number() {
                 written.offset()
             } else {
                 0
             };
-            sealed.unwrap_or(open)
+            table.sealed_bytes(segment.number()).unwrap_or(open)
         };
         let last = &mut self.last_token;
         let mut resumes = Vec::new();
@@ -558,6 +633,7 @@ impl Log {
         };
         match (job, completion.result) {
             (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, bytes),
+            (Job::SurvivorRead, Ok(Data::Bytes(bytes))) => self.survivor_read(file, bytes),
             (job, Ok(_)) => {
                 self.done(&job);
                 Ok(())
@@ -594,6 +670,14 @@ impl Log {
                 self.creating = false;
                 self.main.prepared(*number);
             }
+            Job::Survivors => {
+                self.survivors.complete();
+                self.survivors_written();
+            }
+            Job::SurvivorFile { number } => {
+                self.creating_survivors = false;
+                self.survivors.prepared(*number);
+            }
             Job::Remove => self.full = false,
             Job::Checkpoint => {
                 if let Progress::Durable { shard, index } = self.checkpoints.complete() {
@@ -602,7 +686,7 @@ impl Log {
                         .push_back(Event::CheckpointDurable { shard, index });
                 }
             }
-            Job::Read => {}
+            Job::Read | Job::SurvivorRead => {}
         }
     }
 
@@ -622,24 +706,21 @@ impl Log {
                 }
                 return Ok(());
             }
-            Job::Log | Job::Checkpoint => "write",
-            Job::NextFile { .. } => "creation",
+            Job::SurvivorFile { .. } | Job::Survivors if source == DiskError::Full => {
+                self.creating_survivors = false;
+                self.full = true;
+                self.abandon_copies();
+                return Ok(());
+            }
+            Job::Log | Job::Survivors | Job::Checkpoint => "write",
+            Job::NextFile { .. } | Job::SurvivorFile { .. } => "creation",
             Job::Remove => "removal",
-            Job::Read => "read",
+            Job::Read | Job::SurvivorRead => "read",
         };
         Err(Error::Disk {
             action,
             file,
             source,
         })
-    }
-}
-
-/// An empty log, and what recovery uses.
-impl Log {
-    /// A new log in an empty folder.
-    #[must_use]
-    pub fn blank(options: Options) -> Self {
-        Self::starting_at(options, 1, false)
     }
 }

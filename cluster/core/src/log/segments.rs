@@ -138,6 +138,16 @@ impl Segments {
             .filter(|segment| segment.state != State::Gone)
     }
 
+    /// The tail came to this segment: it and those on the way there were begun.
+    pub(super) fn begin_through(&mut self, number: u32) {
+        if self.table.is_empty() && self.first <= number {
+            self.begin(self.first);
+        }
+        while self.first + (self.table.len() as u32) <= number {
+            self.begin(self.first + self.table.len() as u32);
+        }
+    }
+
     /// The segment was begun; those before it that are open stay so until [`Segments::seal`].
     pub(super) fn begin(&mut self, number: u32) {
         self.put(number, Segment::new(State::Open, 0));
@@ -219,21 +229,35 @@ impl Segments {
         std::mem::take(&mut self.changed)
     }
 
-    /// Takes out every sealed segment that nothing needs.
-    pub(super) fn take_dead(&mut self, covers: &BTreeMap<ShardId, Cover>) -> Vec<u32> {
+    /// Takes out every sealed segment that nothing needs: its number and its bytes in use.
+    pub(super) fn take_dead(&mut self, covers: &BTreeMap<ShardId, Cover>) -> Vec<(u32, u32)> {
         let mut dead = Vec::new();
         for (at, segment) in self.table.iter_mut().enumerate() {
             let needed = segment.live_count > 0 || segment.pinned_by(covers).is_some();
             if segment.state == State::Sealed && !needed {
+                dead.push((self.first + at as u32, segment.used));
                 *segment = Segment::new(State::Gone, 0);
-                dead.push(self.first + at as u32);
             }
         }
-        while self.table.front().is_some_and(|s| s.state == State::Gone) {
+        while self.table.len() > 1 && self.table[0].state == State::Gone {
             self.table.pop_front();
             self.first += 1;
         }
         dead
+    }
+
+    /// Recovery cut it off: it holds nothing.
+    pub(super) fn lost(&mut self, number: u32) {
+        if let Some(segment) = self.existing(number) {
+            *segment = Segment::new(State::Gone, 0);
+        }
+    }
+
+    /// The segments that exist.
+    pub(super) fn existing_numbers(&self) -> Vec<u32> {
+        let exists = |(_, segment): &(u32, &Segment)| segment.state != State::Gone;
+        let numbered = (self.first..).zip(&self.table).filter(exists);
+        numbered.map(|(number, _)| number).collect()
     }
 
     /// The shard to write a checkpoint of, so that an old segment with little in it can go.
@@ -299,14 +323,11 @@ impl Segments {
         self.ghosts.keys().copied().collect()
     }
 
-    /// The oldest segment that has entries of `shard` beyond `index`.
-    pub(super) fn first_beyond(&self, shard: ShardId, index: Index) -> Option<u32> {
-        let beyond = |segment: &Segment| {
-            let mut pins = segment.shards.iter();
-            pins.any(|pin| pin.shard == shard && pin.index > index)
-        };
-        let at = self.table.iter().position(beyond)?;
-        Some(self.first + at as u32)
+    /// The oldest segment that holds something the covers do not.
+    pub(super) fn first_pinned(&self, covers: &BTreeMap<ShardId, Cover>) -> Option<u32> {
+        let mut numbered = (self.first..).zip(&self.table);
+        let pinned = numbered.find(|(_, segment)| segment.pinned_by(covers).is_some());
+        pinned.map(|(number, _)| number)
     }
 
     pub(super) fn sealed_count(&self) -> usize {

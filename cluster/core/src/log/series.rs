@@ -70,10 +70,8 @@ pub(super) struct Setup {
     pub(super) log: u64,
     pub(super) segment_bytes: u32,
     pub(super) unsynced: bool,
-    /// The first segment to write.
+    /// The first segment to write; its file does not exist.
     pub(super) number: u32,
-    /// Whether its file exists already.
-    pub(super) prepared: bool,
 }
 
 impl Series {
@@ -93,11 +91,7 @@ impl Series {
             synced: tail,
             synced_at: Instant(0),
             unmarked_since: None,
-            prepared: if setup.prepared {
-                setup.number
-            } else {
-                setup.number - 1
-            },
+            prepared: setup.number - 1,
             ends: VecDeque::new(),
         }
     }
@@ -319,6 +313,21 @@ impl Series {
         }
         record::encode_head(at, &Head::mark(self.synced), &[], &mut front);
         (front.freeze(), u64::from(offset))
+    }
+
+    /// Gives up what is not in its file and goes on in a new segment; gives the end of what is.
+    pub(super) fn abandon(&mut self) -> Position {
+        let left = self.written;
+        self.in_flight = None;
+        self.batches.clear();
+        self.ends.clear();
+        self.pending_bytes = 0;
+        self.tail = Position::new(self.tail.number() + 1, SEGMENT_HEAD_BYTES);
+        self.capacity = self.segment_bytes;
+        self.prepared = self.prepared.max(self.tail.number() - 1);
+        self.written = self.tail;
+        self.synced = self.tail;
+        left
     }
 
     /// When an idle series should say that all it has is synced.
