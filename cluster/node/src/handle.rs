@@ -72,7 +72,7 @@ where
 pub fn open<M, T>(
     options: &Options,
     machine: impl Fn(ShardId) -> M,
-    sink: Arc<dyn Sink<M::Effect, T>>,
+    sink: Arc<dyn Sink<M, T>>,
 ) -> Result<Handle<M, T>, Error>
 where
     M: Machine + Send + 'static,

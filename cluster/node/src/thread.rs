@@ -34,7 +34,7 @@ const EXIT_FAILED: i32 = 3;
 /// Everything that a node's threads share.
 pub(crate) struct Shared<M: Machine, T> {
     pub(crate) inbox: Mutex<VecDeque<Input<M::Input, T>>>,
-    pub(crate) sink: Arc<dyn Sink<M::Effect, T>>,
+    pub(crate) sink: Arc<dyn Sink<M, T>>,
     pub(crate) clock: Clock,
     pub(crate) node: NodeId,
     pub(crate) shards: u32,
@@ -78,7 +78,7 @@ where
 {
     pub(crate) fn new(
         lane: Lane<M, T>,
-        sink: Arc<dyn Sink<M::Effect, T>>,
+        sink: Arc<dyn Sink<M, T>>,
         clock: Clock,
         files: Arc<Files>,
         local: Local,
@@ -243,7 +243,7 @@ where
         }
         if !driver.outputs.is_empty() {
             self.note(driver);
-            self.sink.outputs(&mut driver.outputs);
+            self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
             driver.outputs.clear();
         }
         more || !driver.inputs.is_empty()

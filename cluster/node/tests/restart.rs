@@ -1,6 +1,6 @@
 //! A node on a real disk: what it answered survives being dropped and opened again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -145,8 +145,12 @@ struct Collected {
     more: Condvar,
 }
 
-impl Sink<Vec<Bytes>, u32> for Collected {
-    fn outputs(&self, outputs: &mut Outputs<Vec<Bytes>, u32>) {
+impl Sink<Shelf, u32> for Collected {
+    fn outputs(
+        &self,
+        outputs: &mut Outputs<Vec<Bytes>, u32>,
+        _follow_ups: &mut VecDeque<Input<<Shelf as Machine>::Input, u32>>,
+    ) {
         let mut all = self.outputs.lock().expect("no panic");
         all.changes.append(&mut outputs.changes);
         all.committed.append(&mut outputs.committed);
@@ -202,7 +206,7 @@ type Node = Handle<Shelf, u32>;
 
 fn start(folder: &Folder) -> (Node, Arc<Collected>) {
     let sink = Arc::new(Collected::default());
-    let shared: Arc<dyn Sink<Vec<Bytes>, u32>> = Arc::<Collected>::clone(&sink);
+    let shared: Arc<dyn Sink<Shelf, u32>> = Arc::<Collected>::clone(&sink);
     let node = open(&folder.options(), |_| Shelf::default(), shared).expect("opens");
     (node, sink)
 }
@@ -262,7 +266,7 @@ fn many_threads_get_every_answer() {
 fn a_folder_in_use_is_refused_by_name() {
     let folder = Folder::new("in-use");
     let (_node, _sink) = start(&folder);
-    let sink: Arc<dyn Sink<Vec<Bytes>, u32>> = Arc::new(Collected::default());
+    let sink: Arc<dyn Sink<Shelf, u32>> = Arc::new(Collected::default());
     let second = open(&folder.options(), |_| Shelf::default(), sink);
     let Err(error @ Error::Locked { .. }) = second.map(|_| ()) else {
         panic!("must be refused");
