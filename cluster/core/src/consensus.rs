@@ -22,6 +22,7 @@ use raft::prelude::{ConfChange, ConfChangeV2, ConfState, EntryType, HardState, M
 use raft::{Config, RawNode, StateRole};
 
 use crate::ids::{Index, ReplicaId, Term};
+use crate::machine::Malformed;
 use kept::Kept;
 
 /// Ticks without a leader's message after which a replica stands for election: at least this
@@ -80,6 +81,25 @@ pub enum EntryKind {
     MemberChange = 1,
     /// A change of members.
     MembersChange = 2,
+}
+
+impl EntryKind {
+    /// Reads the kind that an entry's record in the log has.
+    ///
+    /// # Errors
+    /// One that this build does not know.
+    pub fn decode(byte: u8) -> Result<Self, Malformed> {
+        match byte {
+            0 => Ok(Self::Normal),
+            1 => Ok(Self::MemberChange),
+            2 => Ok(Self::MembersChange),
+            _ => Err(Malformed {
+                what: "entry",
+                at: 0,
+                cause: "unknown kind",
+            }),
+        }
+    }
 }
 
 /// One entry of a shard's log.

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::batch::{Batch, HEADER_BYTES, Header, Kind, Outcome};
+use crate::batch::{Batch, Header, Kind, Outcome};
 use crate::consensus::{Consensus, Entry, EntryKind, Ready};
 use crate::ids::{Index, Instant, Now, OriginId, Place, Seq, ShardId, Term, Time};
 use crate::log::View;
@@ -246,8 +246,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             "applied in the order of the log"
         );
         assert_eq!(appended.term, entry.term, "applied as it was appended");
-        let place = appended.place.plus(HEADER_BYTES as u32);
-        let applied = self.with_state(turn, |state, context| state.apply(entry, place, context))?;
+        let applied = self.with_state(turn, |state, context| {
+            state.apply_at(entry, appended.place, context)
+        })?;
         self.consensus.applied(entry.index);
         if entry.kind != EntryKind::Normal {
             self.consensus

@@ -224,5 +224,6 @@ where
             // When it has panicked, that was reported.
             let _ = thread.join();
         }
+        self.shared.end_disk();
     }
 }

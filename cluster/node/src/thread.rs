@@ -208,6 +208,12 @@ where
         self.wake();
     }
 
+    /// Ends the disk's threads after what they have begun: nobody else steps the lane then.
+    pub(crate) fn end_disk(&self) {
+        let disk = self.lock_driver().disk.take();
+        drop(disk);
+    }
+
     fn lock_driver(&self) -> MutexGuard<'_, Driver<M, T>> {
         let Ok(driver) = self.driver.lock() else {
             fail("the lane's thread has panicked");

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use warren_cluster::{Error, Handle, Options, Sink, open};
-use warren_cluster_core::batch::Batch;
+use warren_cluster_core::batch::{Batch, Outcome};
 use warren_cluster_core::ids::{Instant, Place, SegmentId, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::machine::{
     ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed,
 };
+use warren_cluster_core::rows::{Committed, RowKey, Transaction, Version, Write};
 
 const KEY: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -220,6 +221,94 @@ fn batch(texts: &[&[u8]]) -> Batch {
         });
     }
     batch
+}
+
+fn propose(node: &Node, sink: &Collected, shard: u32, ticket: u32, texts: &[&[u8]]) {
+    let shard = ShardId(shard);
+    node.submit(&mut vec![Input::Propose {
+        shard,
+        batch: batch(texts),
+        ticket,
+    }]);
+    let outcome = sink.wait(|outputs| {
+        let at = outputs.done.iter().position(|(done, _)| *done == ticket)?;
+        Some(outputs.done.remove(at).1)
+    });
+    assert_eq!(outcome, Outcome::Stored);
+}
+
+fn all(node: &Node, sink: &Collected, shard: u32) -> Vec<Bytes> {
+    let shard = ShardId(shard);
+    node.submit(&mut vec![Input::Machine { shard, input: () }]);
+    sink.wait(|outputs| outputs.effects.pop())
+}
+
+fn row(key: &'static [u8]) -> RowKey {
+    RowKey {
+        kind: 1,
+        key: Bytes::from_static(key),
+    }
+}
+
+fn transact(node: &Node, sink: &Collected, shard: ShardId, key: &'static [u8]) -> Committed {
+    let write = Write::Put {
+        row: row(key),
+        value: Bytes::from_static(b"value"),
+    };
+    node.submit(&mut vec![Input::Transact {
+        shard,
+        transaction: Transaction {
+            preconditions: Vec::new(),
+            writes: vec![write],
+        },
+        ticket: 0,
+    }]);
+    sink.wait(|outputs| outputs.committed.pop())
+        .1
+        .expect("taken")
+}
+
+#[test]
+fn what_was_answered_survives_a_kill_and_a_clean_stop() {
+    let folder = Folder::new("survives");
+    let large = vec![7; 3 << 20];
+    {
+        let (node, sink) = start(&folder);
+        propose(&node, &sink, 1, 1, &[b"one", b"two"]);
+        propose(&node, &sink, 3, 2, &[&large]);
+        let first = Version(1);
+        let committed = transact(&node, &sink, ShardId::DEFINITIONS, b"a");
+        assert_eq!(committed, Committed::Yes { first });
+    }
+    for clean in [true, false] {
+        let (node, sink) = start(&folder);
+        assert_eq!(all(&node, &sink, 1), [&b"one"[..], b"two"]);
+        assert_eq!(all(&node, &sink, 3), [&large]);
+        assert!(all(&node, &sink, 2).is_empty());
+        let (shard, rows) = sink.wait(|outputs| outputs.changes.pop());
+        assert_eq!(shard, ShardId::DEFINITIONS);
+        assert_eq!((rows.len(), &rows[0].row), (1, &row(b"a")));
+        if clean {
+            assert!(node.stop(PATIENCE));
+        }
+    }
+}
+
+#[test]
+fn unlogged_shards_answer_at_once_and_forget() {
+    let folder = Folder::new("unlogged");
+    let local = ShardId::LOCAL_QUEUES.0;
+    {
+        let (node, sink) = start(&folder);
+        propose(&node, &sink, local, 1, &[b"one"]);
+        assert_eq!(all(&node, &sink, local), [&b"one"[..]]);
+        transact(&node, &sink, ShardId::LOCAL_DEFINITIONS, b"a");
+        let (shard, _) = sink.wait(|outputs| outputs.changes.pop());
+        assert_eq!(shard, ShardId::LOCAL_DEFINITIONS);
+        assert!(node.stop(PATIENCE));
+    }
+    let (node, sink) = start(&folder);
+    assert!(all(&node, &sink, local).is_empty());
 }
 
 #[test]

@@ -92,13 +92,28 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// A slice of work that nobody waits for; true when there is more of it to do at once.
     pub(super) fn work_in_background(&mut self, outputs: &mut Outputs<M::Effect, T>) -> bool {
         if let Some(shard) = self.store.log.checkpoint_shard() {
-            return self.checkpoint_on(shard);
-        }
-        if let Some(shard) = self.store.log.checkpoint_wanted() {
+            if self.checkpoint_on(shard) {
+                return true;
+            }
+        } else if let Some(shard) = self.store.log.checkpoint_wanted() {
             self.checkpoint(shard);
             return true;
         }
+        if self.store.log.wants_copying() {
+            self.copy();
+            return true;
+        }
         self.life == Life::Stopping && self.end(outputs)
+    }
+
+    /// Goes on copying what is live in segments that are mostly dead.
+    fn copy(&mut self) {
+        let (queues, shards) = (&self.queues, self.options.shards);
+        self.store.log.copy_survivors(|shard, key, ids, out| {
+            if let Some(at) = queue_at(shard, shards) {
+                queues[at].machine().live(key, ids, out);
+            }
+        });
     }
 
     /// Begins a checkpoint.

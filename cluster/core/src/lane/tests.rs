@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use super::*;
 use crate::ids::Time;
 use crate::log::disk::{Completion, Data};
+use crate::log::sim::SimDisk;
 use double::{Ask, Double, Told, put};
 
 type Ins = VecDeque<Input<Ask, u32>>;
@@ -26,7 +27,8 @@ impl Bench {
     fn new() -> Self {
         let options = Options::new(NodeId(5), 3);
         let mut bench = Self {
-            lane: Lane::fresh(options, |_| Double::default()).expect("a fresh lane"),
+            lane: Lane::recover(options, &mut SimDisk::new(1), |_| Double::default())
+                .expect("a fresh lane"),
             inputs: Ins::new(),
             outputs: Outs::default(),
             waiting: Vec::new(),

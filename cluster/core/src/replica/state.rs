@@ -1,6 +1,6 @@
 //! What replicas of a shard agree on: the machine, the origins, how far they are applied.
 //!
-//! [`State::apply`] is the same for every replica, while it serves and while it recovers.
+//! [`State::apply_at`] is the same for every replica, while it serves and while it recovers.
 
 use bytes::Bytes;
 
@@ -58,7 +58,6 @@ impl<M: Machine> State<M> {
         }
     }
 
-    #[allow(dead_code)] // the log reads back what it wrote with the next change
     /// Takes over what a checkpoint says; the machine gets its chunks besides.
     pub(crate) fn restore(&mut self, head: Head) {
         self.origins = head.origins;
@@ -97,11 +96,11 @@ impl<M: Machine> State<M> {
         self.time
     }
 
-    /// Applies the next entry; `place` is where its payload lies.
+    /// Applies the next entry; `place` is where the entry lies.
     ///
     /// # Errors
     /// An entry that this build cannot read.
-    pub(crate) fn apply(
+    pub(crate) fn apply_at(
         &mut self,
         entry: &Entry,
         place: Place,
@@ -127,7 +126,7 @@ impl<M: Machine> State<M> {
             term: entry.term,
             time: self.time,
             commands: header.commands,
-            place,
+            place: place.plus(HEADER_BYTES as u32),
         };
         match header.kind {
             Kind::Leader => {
@@ -241,7 +240,7 @@ mod tests {
             urgent: false,
             checkpoint: None,
         };
-        let applied = state.apply(&entry, Place::default(), &mut context);
+        let applied = state.apply_at(&entry, Place::default(), &mut context);
         applied.expect("an entry of ours")
     }
 

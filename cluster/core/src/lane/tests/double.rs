@@ -38,7 +38,7 @@ pub(super) struct Double {
 pub(super) enum Ask {
     /// Drops an id by a command of the leader, lazily.
     Drop(u64),
-    #[allow(dead_code)] // read with the crash tests
+    #[allow(dead_code)] // asked by the crash tests
     /// Answered by `Told::Body`.
     Read(u64),
 }
