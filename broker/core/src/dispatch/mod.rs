@@ -2,5 +2,7 @@
 
 pub mod control;
 pub mod operation;
+pub mod publish;
 pub mod reconcile;
+pub mod settle;
 pub mod work;
