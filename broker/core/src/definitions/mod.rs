@@ -111,3 +111,6 @@ fn destination_letter(kind: DestinationKind) -> u8 {
         DestinationKind::Exchange => 1,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -509,3 +509,6 @@ impl Ord for ByKey {
         self.0.key.cmp(&other.0.key)
     }
 }
+
+#[cfg(test)]
+mod tests;
