@@ -1,5 +1,5 @@
-//! `measure versus`: the loads of the one-node table on a release `warren` and on the RabbitMQ of the
-//! Debian package, in turns; medians, ratios, and what Warren is to reach.
+//! `measure versus`: the loads of the one-node table on a release `warren` and on the RabbitMQ of
+//! the Debian package, in turns; medians, ratios, and what Warren is to reach.
 //!
 //! The load comes from `warren perf`, each time the same build. Each round starts both brokers
 //! anew, so that no load inherits what the one before left behind.
