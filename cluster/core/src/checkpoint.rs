@@ -111,12 +111,12 @@ impl Writer {
     fn frame(&mut self, frame: Frame, part: u8, bytes: &[u8]) {
         let length = u32::try_from(bytes.len()).expect("parts are below their limit");
         assert!(length <= PART_BYTES_LIMIT, "parts are below their limit");
-        let kinds = [frame as u8, part];
+        let mut kinds = [0; 8];
+        (kinds[0], kinds[1]) = (frame as u8, part);
         let sum = checksum(self.number, self.frames, kinds, bytes);
         self.buffer.put_u32_le(length);
         self.buffer.put_u32_le(sum);
         self.buffer.put_slice(&kinds);
-        self.buffer.put_bytes(0, 6);
         self.buffer.put_slice(bytes);
         self.frames += 1;
     }
@@ -144,12 +144,12 @@ impl CheckpointWriter for Writer {
     }
 }
 
-fn checksum(number: u64, frame: u64, kinds: [u8; 2], bytes: &[u8]) -> u32 {
-    let mut front = [0; 22];
+fn checksum(number: u64, frame: u64, kinds: [u8; 8], bytes: &[u8]) -> u32 {
+    let mut front = [0; 28];
     front[..8].copy_from_slice(&number.to_le_bytes());
     front[8..16].copy_from_slice(&frame.to_le_bytes());
-    front[16..18].copy_from_slice(&kinds);
-    front[18..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+    front[16..24].copy_from_slice(&kinds);
+    front[24..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
     crc32c::crc32c_append(crc32c::crc32c(&front), bytes)
 }
 
@@ -211,7 +211,9 @@ impl Reader {
         let Some(payload) = bytes.get(FRAME_BYTES..end) else {
             return Ok(Step::Need(end));
         };
-        let expected = checksum(self.number, self.frames, [front[8], front[9]], payload);
+        let mut kinds = [0; 8];
+        kinds.copy_from_slice(&front[8..]);
+        let expected = checksum(self.number, self.frames, kinds, payload);
         let found = u32_at(front, 4);
         if found != expected {
             return Err(Error::Checksum {

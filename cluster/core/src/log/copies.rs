@@ -232,6 +232,10 @@ impl Log {
     }
 
     fn append_copies(&mut self, victim: &mut Victim, ops: &mut Vec<Op>) {
+        let series = self.store.series(victim.segment);
+        if series.live_count(victim.segment.number()) == 0 {
+            victim.refs.clear();
+        }
         let mut copied = 0;
         while copied < BYTES_A_TURN
             && self.survivors.pending_bytes() < WAITING_BYTES_LIMIT
@@ -284,6 +288,10 @@ impl Log {
     }
 
     pub(super) fn survivor_read(&mut self, file: FileName, bytes: Bytes) -> Result<(), Error> {
+        if !self.exists(file) {
+            self.give_up_read();
+            return Ok(());
+        }
         let Some(victim) = &mut self.copies.victim else {
             return Ok(());
         };
@@ -299,6 +307,14 @@ impl Log {
         }
         victim.chunk = Some((start, bytes));
         Ok(())
+    }
+
+    /// The victim went while it was being read: nothing of it is live any more.
+    pub(super) fn give_up_read(&mut self) {
+        if let Some(victim) = &mut self.copies.victim {
+            victim.reading = None;
+            victim.refs.clear();
+        }
     }
 
     /// Copies were synced: their machines may take them over.

@@ -183,6 +183,13 @@ impl Extents {
         Ok(())
     }
 
+    /// What was to be read is gone: who waited looks again.
+    pub(super) fn give_up(&mut self, token: Token, resumes: &mut Vec<(ShardId, u64)>) {
+        if let Some(at) = self.reads.iter().position(|read| read.token == token) {
+            resumes.extend(self.reads.swap_remove(at).waiters);
+        }
+    }
+
     fn insert(&mut self, place: Place, bytes: Bytes) {
         let end = place.plus(bytes.len() as u32);
         let covered: Vec<Place> = self

@@ -632,18 +632,35 @@ impl Log {
             return Ok(());
         };
         match (job, completion.result) {
-            (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, bytes),
+            (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, file, bytes),
             (Job::SurvivorRead, Ok(Data::Bytes(bytes))) => self.survivor_read(file, bytes),
             (job, Ok(_)) => {
                 self.done(&job);
                 Ok(())
             }
-            (job, Err(source)) => self.failed(&job, file, source),
+            (job, Err(source)) => self.failed(completion.token, &job, file, source),
         }
     }
 
-    fn read(&mut self, token: Token, bytes: Bytes) -> Result<(), Error> {
+    pub(super) fn exists(&self, file: FileName) -> bool {
+        let FileName::Segment(id) = file else {
+            return false;
+        };
+        let segments = if id.is_survivor() {
+            &self.store.survivors
+        } else {
+            &self.store.segments
+        };
+        segments.exists(id.number())
+    }
+
+    fn read(&mut self, token: Token, file: FileName, bytes: Bytes) -> Result<(), Error> {
         let mut resumes = Vec::new();
+        if !self.exists(file) {
+            self.store.extents.give_up(token, &mut resumes);
+            self.resume(&resumes);
+            return Ok(());
+        }
         let read = self.store.extents.complete(token, bytes, &mut resumes);
         self.resume(&resumes);
         read.map_err(|short| Error::Corrupt {
@@ -692,7 +709,13 @@ impl Log {
 
     /// A full disk is survived where nothing was promised: the next file comes later, the
     /// checkpoint is given up.
-    fn failed(&mut self, job: &Job, file: FileName, source: DiskError) -> Result<(), Error> {
+    fn failed(
+        &mut self,
+        token: Token,
+        job: &Job,
+        file: FileName,
+        source: DiskError,
+    ) -> Result<(), Error> {
         let action = match job {
             Job::NextFile { .. } if source == DiskError::Full => {
                 self.creating = false;
@@ -712,6 +735,17 @@ impl Log {
                 self.abandon_copies();
                 return Ok(());
             }
+            // What was to be read went while it was on its way: so did all who referred to it.
+            Job::Read if !self.exists(file) => {
+                let mut resumes = Vec::new();
+                self.store.extents.give_up(token, &mut resumes);
+                self.resume(&resumes);
+                return Ok(());
+            }
+            Job::SurvivorRead if !self.exists(file) => {
+                self.give_up_read();
+                return Ok(());
+            }
             Job::Log | Job::Survivors | Job::Checkpoint => "write",
             Job::NextFile { .. } | Job::SurvivorFile { .. } => "creation",
             Job::Remove => "removal",
@@ -724,3 +758,6 @@ impl Log {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

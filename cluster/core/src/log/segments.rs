@@ -304,6 +304,11 @@ impl Segments {
             .unwrap_or_default()
     }
 
+    pub(super) fn exists(&self, number: u32) -> bool {
+        let at = number.wrapping_sub(self.first) as usize;
+        self.table.get(at).is_some_and(|s| s.state != State::Gone)
+    }
+
     pub(super) fn live_count(&self, number: u32) -> u64 {
         let at = number.wrapping_sub(self.first) as usize;
         let existing = self.table.get(at).filter(|s| s.state != State::Gone);
