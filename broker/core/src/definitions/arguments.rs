@@ -200,12 +200,21 @@ pub fn queue_kind(vhost: &VhostRow, wanted: &DeclareQueue) -> Result<QueueKind, 
     }
 }
 
-fn check_quorum_properties(name: &str, wanted: &DeclareQueue) -> Result<(), Exception> {
-    let wrong = if wanted.name.is_empty() {
-        return Err(Exception::precondition(
+/// Whether the server may name the queue.
+///
+/// # Errors
+/// 406 for a quorum queue, 540 for a stream.
+pub fn check_server_named(vhost: &VhostRow, wanted: &DeclareQueue) -> Result<(), Exception> {
+    match queue_kind(vhost, wanted)? {
+        QueueKind::Classic => Ok(()),
+        QueueKind::Quorum => Err(Exception::precondition(
             "Cannot declare a server-named queue for type rabbit_quorum_queue",
-        ));
-    } else if wanted.auto_delete {
+        )),
+    }
+}
+
+fn check_quorum_properties(name: &str, wanted: &DeclareQueue) -> Result<(), Exception> {
+    let wrong = if wanted.auto_delete {
         "auto-delete"
     } else if wanted.exclusive {
         "exclusive-owner"

@@ -279,7 +279,10 @@ proptest! {
     }
 
     #[test]
-    fn keys_of_any_names_read_back(vhost in ".{0,9}", names in proptest::array::uniform3(any::<[u8; 5]>())) {
+    fn keys_of_any_names_read_back(
+        vhost in ".{0,9}",
+        names in proptest::array::uniform3(any::<[u8; 5]>()),
+    ) {
         let key = BindingKey {
             vhost: &vhost,
             source: &names[0],

@@ -42,79 +42,65 @@ fn text_of(result: Result<(), Exception>) -> String {
     result.map_or_else(|error| error.text, |()| "ok".to_owned())
 }
 
+/// Declares a queue again; `expected` is `ok`, or the key that differs and the end of the text.
+fn check_again(present: &QueueRow, wanted: &DeclareQueue, expected: &str) {
+    let session = Some(SessionId(7));
+    let found = check_queue("/", &VhostRow::default(), present, wanted, session);
+    let expected = match expected.split_once(": ") {
+        Some((key, rest)) => {
+            format!("inequivalent arg '{key}' for queue 'Q' in vhost '/': received {rest}")
+        }
+        None => expected.to_owned(),
+    };
+    assert_eq!(text_of(found), expected);
+}
+
 #[test]
 fn queues_declared_again() {
-    let classic = |flags| row(flags, QueueKind::Classic, none());
-    let locale = || none().with("x-queue-leader-locator", "balanced");
+    let check = |present, again, arguments, expected| {
+        let present = row(present, QueueKind::Classic, none());
+        check_again(&present, &wanted(again, arguments), expected);
+    };
+    check("d", "d", none(), "ok");
+    check("x", "x", none(), "ok");
+    check("", "", none().with("x-queue-type", "classic"), "ok");
+    check("d", "d", none().with("x-mine", 1), "ok");
+    check("d", "", none(), "durable: 'false' but current is 'true'");
+    check("", "da", none(), "durable: 'true' but current is 'false'");
+    check(
+        "d",
+        "da",
+        none(),
+        "auto_delete: 'true' but current is 'false'",
+    );
+    let quorum = none().with("x-queue-type", "quorum");
+    check(
+        "d",
+        "d",
+        quorum,
+        "x-queue-type: 'quorum' but current is 'classic'",
+    );
+    let locator = none().with("x-queue-leader-locator", "balanced");
+    let expected = "x-queue-leader-locator: the value 'balanced' of type 'longstr' \
+                    but current is none";
+    check("d", "d", locator, expected);
+}
+
+#[test]
+fn queues_declared_again_with_arguments() {
     let ttl = |value: FieldValue| none().with("x-message-ttl", value);
+    let present = row("d", QueueKind::Classic, ttl(FieldValue::Long(10)));
+    let check = |arguments, expected| check_again(&present, &wanted("d", arguments), expected);
+    let missing = "x-message-ttl: none but current is the value '10' of type 'long'";
+    check(none(), missing);
+    check(ttl(FieldValue::Byte(10)), "ok");
+    check(
+        ttl(FieldValue::SignedInt(11)),
+        "x-message-ttl: '11' but current is '10'",
+    );
     let quorum = || none().with("x-queue-type", "quorum");
-    let cases = [
-        (classic("d"), wanted("d", none()), "ok"),
-        (classic("x"), wanted("x", none()), "ok"),
-        (
-            classic(""),
-            wanted("", none().with("x-queue-type", "classic")),
-            "ok",
-        ),
-        (classic("d"), wanted("d", none().with("x-mine", 1)), "ok"),
-        (
-            classic("d"),
-            wanted("", none()),
-            "durable: received 'false' but current is 'true'",
-        ),
-        (
-            classic(""),
-            wanted("da", none()),
-            "durable: received 'true' but current is 'false'",
-        ),
-        (
-            classic("d"),
-            wanted("da", none()),
-            "auto_delete: received 'true' but current is 'false'",
-        ),
-        (
-            classic("d"),
-            wanted("d", locale()),
-            "x-queue-leader-locator: received the value 'balanced' of type 'longstr' \
-             but current is none",
-        ),
-        (
-            row("d", QueueKind::Classic, ttl(FieldValue::Long(10))),
-            wanted("d", none()),
-            "x-message-ttl: received none but current is the value '10' of type 'long'",
-        ),
-        (
-            row("d", QueueKind::Classic, ttl(FieldValue::Long(10))),
-            wanted("d", ttl(FieldValue::Byte(10))),
-            "ok",
-        ),
-        (
-            row("d", QueueKind::Classic, ttl(FieldValue::Long(10))),
-            wanted("d", ttl(FieldValue::SignedInt(11))),
-            "x-message-ttl: received '11' but current is '10'",
-        ),
-        (
-            classic("d"),
-            wanted("d", quorum()),
-            "x-queue-type: received 'quorum' but current is 'classic'",
-        ),
-        (
-            row("d", QueueKind::Quorum, quorum()),
-            wanted("d", quorum()),
-            "ok",
-        ),
-    ];
-    for (present, wanted, expected) in cases {
-        let session = Some(SessionId(7));
-        let found = check_queue("/", &VhostRow::default(), &present, &wanted, session);
-        let expected = match expected.split_once(": ") {
-            Some((key, rest)) => {
-                format!("inequivalent arg '{key}' for queue 'Q' in vhost '/': {rest}")
-            }
-            None => expected.to_owned(),
-        };
-        assert_eq!(text_of(found), expected);
-    }
+    let present = row("d", QueueKind::Quorum, quorum());
+    check_again(&present, &wanted("d", quorum()), "ok");
 }
 
 #[test]
@@ -200,64 +186,72 @@ fn exchanges_declared_again() {
     }
 }
 
+/// The answer to a new queue with these arguments.
+fn check_new(flags: &str, arguments: FieldTable) -> Result<QueueKind, (ReplyCode, String)> {
+    let result = arguments::check_queue("/", &VhostRow::default(), &wanted(flags, arguments));
+    result.map_err(|error| (error.code, error.text))
+}
+
 #[test]
-fn arguments_of_new_queues() {
-    let check = |flags: &str, arguments: FieldTable| {
-        let wanted = wanted(flags, arguments);
-        let result = arguments::check_queue("/", &VhostRow::default(), &wanted);
-        result.map(|_| ()).map_err(|error| (error.code, error.text))
-    };
-    let invalid = |key: &'static str, value: FieldValue, reason: &str| {
+fn values_that_arguments_do_not_take() {
+    let cases: &[(&'static str, FieldValue, &str)] = &[
+        ("x-expires", FieldValue::Byte(0), "{value_zero,0}"),
+        ("x-expires", FieldValue::Long(-1), "{value_negative,-1}"),
+        ("x-expires", "100".into(), "{unacceptable_type,longstr}"),
+        ("x-message-ttl", FieldValue::Long(-1), "{value_negative,-1}"),
+        (
+            "x-message-ttl",
+            FieldValue::Long(TEN_YEARS + 1),
+            "{value_too_big,315360000001}",
+        ),
+        ("x-max-length", FieldValue::Long(-5), "{value_negative,-5}"),
+        (
+            "x-max-priority",
+            FieldValue::Long(256),
+            "{max_value_exceeded,256}",
+        ),
+        (
+            "x-max-priority",
+            FieldValue::Byte(-1),
+            "{value_negative,-1}",
+        ),
+        (
+            "x-dead-letter-routing-key",
+            "k".into(),
+            "routing_key_but_no_dlx_defined",
+        ),
+        (
+            "x-dead-letter-exchange",
+            1.into(),
+            "{unacceptable_type,signedint}",
+        ),
+        ("x-overflow", "explode".into(), "invalid_overflow"),
+        (
+            "x-single-active-consumer",
+            1.into(),
+            "{unacceptable_type,signedint}",
+        ),
+        (
+            "x-queue-type",
+            "foo".into(),
+            "\"unsupported queue type 'foo'\"",
+        ),
+        (
+            "x-queue-leader-locator",
+            "here".into(),
+            "invalid_queue_locator_arg",
+        ),
+        ("x-max-age", "7x".into(), "invalid_max_age"),
+    ];
+    for (key, value, reason) in cases {
         let text = format!("invalid arg '{key}' for queue 'Q' in vhost '/': {reason}");
         let expected = Err((ReplyCode::PreconditionFailed, text));
-        assert_eq!(check("d", none().with(key, value)), expected);
-    };
-    invalid("x-expires", FieldValue::Byte(0), "{value_zero,0}");
-    invalid("x-expires", FieldValue::Long(-1), "{value_negative,-1}");
-    invalid("x-expires", "100".into(), "{unacceptable_type,longstr}");
-    invalid("x-message-ttl", FieldValue::Long(-1), "{value_negative,-1}");
-    let big = FieldValue::Long(EXPIRY_TOO_BIG);
-    invalid(
-        "x-message-ttl",
-        big,
-        &format!("{{value_too_big,{EXPIRY_TOO_BIG}}}"),
-    );
-    invalid("x-max-length", FieldValue::Long(-5), "{value_negative,-5}");
-    invalid(
-        "x-max-priority",
-        FieldValue::Long(256),
-        "{max_value_exceeded,256}",
-    );
-    invalid(
-        "x-max-priority",
-        FieldValue::Byte(-1),
-        "{value_negative,-1}",
-    );
-    let no_exchange = "routing_key_but_no_dlx_defined";
-    invalid("x-dead-letter-routing-key", "k".into(), no_exchange);
-    invalid(
-        "x-dead-letter-exchange",
-        1.into(),
-        "{unacceptable_type,signedint}",
-    );
-    invalid("x-overflow", "explode".into(), "invalid_overflow");
-    invalid(
-        "x-single-active-consumer",
-        1.into(),
-        "{unacceptable_type,signedint}",
-    );
-    invalid(
-        "x-queue-type",
-        "foo".into(),
-        "\"unsupported queue type 'foo'\"",
-    );
-    invalid(
-        "x-queue-leader-locator",
-        "here".into(),
-        "invalid_queue_locator_arg",
-    );
-    invalid("x-max-age", "7x".into(), "invalid_max_age");
+        assert_eq!(check_new("d", none().with(key, value.clone())), expected);
+    }
+}
 
+#[test]
+fn arguments_are_refused_or_accepted_but_never_ignored() {
     for key in [
         "x-expires",
         "x-message-ttl",
@@ -266,31 +260,26 @@ fn arguments_of_new_queues() {
     ] {
         let text = format!("argument '{key}' is not supported yet");
         let expected = Err((ReplyCode::NotImplemented, text));
-        assert_eq!(check("d", none().with(key, 10)), expected);
+        assert_eq!(check_new("d", none().with(key, 10)), expected);
     }
     let active = |value: bool| none().with("x-single-active-consumer", value);
-    assert!(check("d", active(true)).is_err());
-    assert_eq!(check("d", active(false)), Ok(()));
-    assert_eq!(
-        check("", none().with("x-mine", 1).with("foo", "bar")),
-        Ok(())
-    );
+    assert!(check_new("d", active(true)).is_err());
+    assert_eq!(check_new("d", active(false)), Ok(QueueKind::Classic));
+    let unknown = none().with("x-mine", 1).with("foo", "bar");
+    assert_eq!(check_new("", unknown), Ok(QueueKind::Classic));
     let mode = none()
         .with("x-queue-mode", "lazy")
         .with("x-queue-version", 2);
-    assert_eq!(check("d", mode), Ok(()));
+    assert_eq!(check_new("d", mode), Ok(QueueKind::Classic));
 }
 
-const EXPIRY_TOO_BIG: i64 = 315_360_000_001;
+/// The longest time that is allowed, in milliseconds.
+const TEN_YEARS: i64 = 315_360_000_000;
 
 #[test]
 fn quorum_queues_and_streams() {
     let quorum = || none().with("x-queue-type", "quorum");
-    let check = |flags: &str, arguments: FieldTable| {
-        let wanted = wanted(flags, arguments);
-        let result = arguments::check_queue("/", &VhostRow::default(), &wanted);
-        result.map_err(|error| error.text)
-    };
+    let check = |flags: &str, arguments| check_new(flags, arguments).map_err(|(_, text)| text);
     assert_eq!(check("d", quorum()), Ok(QueueKind::Quorum));
     let size = quorum().with("x-quorum-initial-group-size", 3);
     assert_eq!(check("d", size), Ok(QueueKind::Quorum));
@@ -309,6 +298,13 @@ fn quorum_queues_and_streams() {
     let stream = none().with("x-queue-type", "stream");
     let text = "queue type 'stream' is not supported yet";
     assert_eq!(check("d", stream), Err(text.to_owned()));
+
+    let named = "Cannot declare a server-named queue for type rabbit_quorum_queue";
+    let server_named = arguments::check_server_named(&VhostRow::default(), &wanted("d", quorum()));
+    assert_eq!(
+        server_named.map_err(|error| error.text),
+        Err(named.to_owned())
+    );
 
     let vhost = VhostRow {
         default_queue_type: "quorum".to_owned(),

@@ -34,6 +34,7 @@ impl Step<'_, '_> {
         let mut wanted = declare.clone();
         let prefix = arguments::take_name_prefix(&self.actor.vhost, &mut wanted.arguments)?;
         wanted.name = if name.is_empty() {
+            arguments::check_server_named(self.vhost()?.row(), &wanted)?;
             self.server_name(prefix.as_deref())
         } else {
             name
