@@ -1,7 +1,7 @@
 //! Who holds messages of a queue, who wants more, and whose turn it is.
 //!
 //! Invariants:
-//! - a consumer stands in the ring of its priority exactly while it may be given a message;
+//! - a consumer that may be given a message stands in the ring of its priority;
 //! - `held` of a holder is the number of grips that name its slot;
 //! - a holder that neither consumes, holds nor waits has no slot.
 
@@ -197,11 +197,22 @@ impl Holders {
         self.queue_up(slot);
     }
 
-    /// Whose turn it is.
-    pub(crate) fn turn(&self) -> Option<(u32, &Consumer)> {
-        let ring = self.rings.iter().find(|ring| !ring.slots.is_empty())?;
-        let slot = *ring.slots.front()?;
-        Some((slot, self.party(slot)?.consumer.as_ref()?))
+    /// Whose turn it is, and whether messages are settled as it gets them. One that used its
+    /// credit up otherwise (a `basic.get` of the same holder) loses its place.
+    pub(crate) fn turn(&mut self) -> Option<(u32, bool)> {
+        for ring in &mut self.rings {
+            while let Some(&slot) = ring.slots.front() {
+                let party = self.parties.get_mut(slot as usize)?.as_mut()?;
+                let held = party.held;
+                let consumer = party.consumer.as_mut()?;
+                if consumer.has_credit(held) {
+                    return Some((slot, consumer.auto_ack));
+                }
+                consumer.in_ring = false;
+                ring.slots.pop_front();
+            }
+        }
+        None
     }
 
     /// The consumer of `slot`, whose turn it is, is given a message: the next one's turn.

@@ -15,6 +15,8 @@ mod closing;
 mod grips;
 mod holders;
 mod settling;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -261,8 +263,8 @@ impl Delivery {
         context: &mut Context<'_, Effect>,
     ) {
         let mut touched = Vec::new();
-        while let Some((slot, consumer)) = self.holders.turn() {
-            let holder = (!consumer.auto_ack).then_some(slot);
+        while let Some((slot, auto_ack)) = self.holders.turn() {
+            let holder = (!auto_ack).then_some(slot);
             let Next::Message {
                 delivered,
                 returned,

@@ -143,7 +143,7 @@ impl Saving {
     ) -> bool {
         let end = out.written() + budget as u64;
         let mut chunk = vec![VERSION];
-        while self.active && out.written() + (chunk.len() as u64) < end {
+        while self.active {
             if self.slot >= slots.end() {
                 self.active = false;
                 break;
@@ -152,6 +152,9 @@ impl Saving {
             if chunk.len() >= CHUNK_BYTES {
                 out.chunk(&chunk);
                 chunk.truncate(1);
+            }
+            if out.written() + chunk.len() as u64 >= end {
+                break;
             }
         }
         if chunk.len() > 1 {

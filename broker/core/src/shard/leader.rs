@@ -437,6 +437,11 @@ impl Shard {
             return;
         };
         let delivery = slot.delivery.get_or_insert_default();
+        if delivery.ready(&slot.queue) == 0 {
+            answer(asker, token, Reply::Purged { messages: 0 }, context);
+            self.leader.tidy(slot);
+            return;
+        }
         delivery.purge(&slot.queue, asker, token, context);
     }
 

@@ -12,9 +12,15 @@ pub mod command;
 pub mod effect;
 pub mod input;
 mod leader;
+#[cfg(test)]
+mod model;
 pub(crate) mod reader;
+#[cfg(test)]
+pub(crate) mod rig;
 pub(crate) mod runs;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::ops::RangeInclusive;
 

@@ -1,0 +1,567 @@
+//! A naive model of a shard's queues, and random lists of what happens to both.
+//!
+//! The model knows each message's fate as a client sees it: nothing lost, nothing twice, in
+//! order, marked when it was out before, never beyond anybody's credit, and counted exactly.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
+use crate::message;
+
+use super::command::{self, Command};
+use super::effect::{Delivered, Effect, Reply};
+use super::input::{Attach, Input, QueueConfig, Settle, Verdict, Window};
+use super::reader::Reader;
+use super::rig::Rig;
+
+const QUEUES: u64 = 2;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish {
+        queues: u8,
+        messages: u16,
+    },
+    Attach {
+        holder: u8,
+        queue: u8,
+        auto_ack: bool,
+        priority: u8,
+        prefetch: u8,
+        window: u16,
+    },
+    Detach {
+        holder: u8,
+        queue: u8,
+    },
+    Gone {
+        holder: u8,
+        queue: u8,
+    },
+    SessionGone {
+        session: u8,
+    },
+    Credit {
+        holder: u8,
+        queue: u8,
+        messages: u8,
+    },
+    Settle {
+        holder: u8,
+        queue: u8,
+        first: u16,
+        more: u16,
+        verdict: u8,
+    },
+    Get {
+        holder: u8,
+        queue: u8,
+        auto_ack: bool,
+    },
+    Purge {
+        queue: u8,
+    },
+    Count {
+        queue: u8,
+    },
+    Cold,
+    Warm,
+    Flush,
+    Gather,
+    Apply {
+        entries: u8,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let holder = 0u8..6;
+    let queue = 0u8..QUEUES as u8;
+    let on = (holder, queue.clone());
+    prop_oneof![
+        4 => (1u8..4, prop_oneof![4 => 1u16..9, 1 => 500u16..1500])
+            .prop_map(|(queues, messages)| Step::Publish { queues, messages }),
+        2 => (on.clone(), any::<bool>(), 0u8..2, 0u8..5, prop_oneof![0u16..6, Just(3000u16)])
+            .prop_map(|((holder, queue), auto_ack, priority, prefetch, window)| Step::Attach {
+                holder, queue, auto_ack, priority, prefetch, window
+            }),
+        1 => on.clone().prop_map(|(holder, queue)| Step::Detach { holder, queue }),
+        1 => on.clone().prop_map(|(holder, queue)| Step::Gone { holder, queue }),
+        1 => (0u8..3).prop_map(|session| Step::SessionGone { session }),
+        3 => (on.clone(), 0u8..9)
+            .prop_map(|((holder, queue), messages)| Step::Credit { holder, queue, messages }),
+        6 => (on.clone(), 0u16..3000, prop_oneof![0u16..4, Just(5000u16)], 0u8..4)
+            .prop_map(|((holder, queue), first, more, verdict)| Step::Settle {
+                holder, queue, first, more, verdict
+            }),
+        2 => (on, any::<bool>())
+            .prop_map(|((holder, queue), auto_ack)| Step::Get { holder, queue, auto_ack }),
+        1 => queue.clone().prop_map(|queue| Step::Purge { queue }),
+        2 => queue.prop_map(|queue| Step::Count { queue }),
+        1 => Just(Step::Cold),
+        1 => Just(Step::Warm),
+        3 => Just(Step::Flush),
+        2 => Just(Step::Gather),
+        4 => (1u8..9).prop_map(|entries| Step::Apply { entries }),
+    ]
+}
+
+#[derive(Default)]
+struct ModelQueue {
+    next: u64,
+    bodies: BTreeMap<u64, Vec<u8>>,
+    ready: BTreeSet<u64>,
+    held: BTreeMap<u64, Holder>,
+    /// Delivered at least once, with the failed deliveries.
+    seen: BTreeMap<u64, u32>,
+    consumers: BTreeMap<Holder, ModelConsumer>,
+    /// Handed out in this flush.
+    out: Vec<u64>,
+    purged: Vec<u64>,
+}
+
+struct ModelConsumer {
+    auto_ack: bool,
+    prefetch: u64,
+    window: u64,
+}
+
+struct Model {
+    rig: Rig,
+    queues: BTreeMap<QueueId, ModelQueue>,
+    published: u64,
+    gets: BTreeMap<u64, (QueueId, Holder, bool)>,
+    tokens: u64,
+}
+
+fn holder_of(number: u8) -> Holder {
+    Holder {
+        session: SessionId(u64::from(number / 2) + 1),
+        number: u32::from(number % 2),
+    }
+}
+
+fn queue_of(number: u8) -> QueueId {
+    QueueId(u64::from(number) + 1)
+}
+
+impl ModelQueue {
+    fn take_back(&mut self, id: u64, failed: bool) {
+        self.held.remove(&id);
+        self.ready.insert(id);
+        *self.seen.entry(id).or_default() += u32::from(failed);
+    }
+
+    fn gone(&mut self, holder: Holder) {
+        self.consumers.remove(&holder);
+        let held: Vec<_> = self.held_by(holder).collect();
+        for id in held {
+            self.take_back(id, true);
+        }
+    }
+
+    fn held_by(&self, holder: Holder) -> impl Iterator<Item = u64> {
+        let held = self.held.iter();
+        held.filter_map(move |(id, by)| (*by == holder).then_some(*id))
+    }
+
+    fn delivered(&mut self, message: &Delivered, holder: Option<Holder>) {
+        let id = message.id.0;
+        let body = message::body(&message.message).expect("an encoded message");
+        assert_eq!(
+            self.bodies.get(&id).map(Vec::as_slice),
+            Some(&*body),
+            "no ghosts"
+        );
+        assert!(self.ready.remove(&id), "message {id} was not ready");
+        assert_eq!(message.redelivered, self.seen.contains_key(&id));
+        let failed = *self.seen.entry(id).or_default();
+        assert_eq!(message.delivery_count, failed);
+        self.out.push(id);
+        if let Some(holder) = holder {
+            self.held.insert(id, holder);
+        }
+    }
+
+    fn has_credit(&self, holder: Holder, consumer: &ModelConsumer) -> bool {
+        let held = self.held_by(holder).count() as u64;
+        let room = consumer.auto_ack || consumer.prefetch == 0 || held < consumer.prefetch;
+        room && consumer.window > 0
+    }
+}
+
+impl Model {
+    fn new(logged: bool) -> Self {
+        let mut rig = Rig::new(logged);
+        let mut queues = BTreeMap::new();
+        for number in 0..QUEUES as u8 {
+            let queue = queue_of(number);
+            let config = QueueConfig::default();
+            rig.input(Input::Create { queue, config });
+            let model = ModelQueue {
+                next: 1,
+                ..ModelQueue::default()
+            };
+            queues.insert(queue, model);
+        }
+        rig.commit();
+        Self {
+            rig,
+            queues,
+            published: 0,
+            gets: BTreeMap::new(),
+            tokens: 0,
+        }
+    }
+
+    fn queue(&mut self, queue: QueueId) -> &mut ModelQueue {
+        self.queues.get_mut(&queue).expect("made at the start")
+    }
+
+    fn token(&mut self) -> Token {
+        self.tokens += 1;
+        Token(self.tokens)
+    }
+
+    fn play(&mut self, step: Step) {
+        match step {
+            Step::Publish { queues, messages } => {
+                let queues: Vec<_> = (0..QUEUES as u8)
+                    .filter(|queue| queues & (1 << queue) != 0)
+                    .map(queue_of)
+                    .collect();
+                for _ in 0..messages {
+                    self.published += 1;
+                    self.rig.publish(&queues, &self.published.to_le_bytes());
+                }
+            }
+            Step::Flush => self.flush(),
+            Step::Gather => self.rig.gather(),
+            Step::Apply { entries } => (0..entries).for_each(|_| self.apply()),
+            Step::Cold => self.rig.store.cold = true,
+            Step::Warm => {
+                self.rig.warm();
+                self.flush();
+            }
+            step => {
+                let input = self.input(step);
+                self.rig.input(input);
+            }
+        }
+        self.check_effects();
+    }
+
+    /// The step as an input, its expected outcome already in the model.
+    fn input(&mut self, step: Step) -> Input {
+        let asker = SessionId(9);
+        let token = self.token();
+        match step {
+            Step::Attach {
+                holder,
+                queue,
+                auto_ack,
+                priority,
+                prefetch,
+                window,
+            } => {
+                let (holder, queue) = (holder_of(holder), queue_of(queue));
+                let consumer = ModelConsumer {
+                    auto_ack,
+                    prefetch: u64::from(prefetch),
+                    window: u64::from(window),
+                };
+                self.queue(queue)
+                    .consumers
+                    .entry(holder)
+                    .or_insert(consumer);
+                Input::Attach(Attach {
+                    holder,
+                    queue,
+                    auto_ack,
+                    exclusive: false,
+                    priority: i32::from(priority),
+                    prefetch: u32::from(prefetch),
+                    window: Window {
+                        messages: u32::from(window),
+                        bytes: 1 << 40,
+                    },
+                    token,
+                })
+            }
+            Step::Detach { holder, queue } => {
+                let (holder, queue) = (holder_of(holder), queue_of(queue));
+                self.queue(queue).consumers.remove(&holder);
+                Input::Detach {
+                    queue,
+                    holder,
+                    token,
+                }
+            }
+            Step::Gone { holder, queue } => {
+                let (holder, queue) = (holder_of(holder), queue_of(queue));
+                self.queue(queue).gone(holder);
+                self.gets.retain(|_, get| (get.0, get.1) != (queue, holder));
+                Input::Gone { queue, holder }
+            }
+            Step::SessionGone { session } => {
+                for number in [2 * session, 2 * session + 1] {
+                    let holder = holder_of(number);
+                    self.queues
+                        .values_mut()
+                        .for_each(|queue| queue.gone(holder));
+                    self.gets.retain(|_, get| get.1 != holder);
+                }
+                Input::SessionGone {
+                    session: SessionId(u64::from(session) + 1),
+                }
+            }
+            Step::Credit {
+                holder,
+                queue,
+                messages,
+            } => {
+                let (holder, queue) = (holder_of(holder), queue_of(queue));
+                if let Some(consumer) = self.queue(queue).consumers.get_mut(&holder) {
+                    consumer.window += u64::from(messages);
+                }
+                Input::Credit {
+                    queue,
+                    holder,
+                    messages: u32::from(messages),
+                    bytes: 0,
+                }
+            }
+            Step::Settle {
+                holder,
+                queue,
+                first,
+                more,
+                verdict,
+            } => self.settle(holder_of(holder), queue_of(queue), (first, more), verdict),
+            Step::Get {
+                holder,
+                queue,
+                auto_ack,
+            } => {
+                let (holder, queue) = (holder_of(holder), queue_of(queue));
+                self.gets.insert(token.0, (queue, holder, auto_ack));
+                Input::Get {
+                    queue,
+                    holder,
+                    auto_ack,
+                    token,
+                }
+            }
+            Step::Purge { queue } => {
+                let model = self.queue(queue_of(queue));
+                let ready = std::mem::take(&mut model.ready);
+                model.purged.push(ready.len() as u64);
+                Input::Purge {
+                    queue: queue_of(queue),
+                    asker,
+                    token: Token(u64::from(queue)),
+                }
+            }
+            Step::Count { queue } => Input::Count {
+                queue: queue_of(queue),
+                asker,
+                token: Token(u64::from(queue)),
+            },
+            _ => unreachable!("not an input"),
+        }
+    }
+
+    fn settle(&mut self, holder: Holder, queue: QueueId, ids: (u16, u16), verdict: u8) -> Input {
+        let first = u64::from(ids.0);
+        let last = first + u64::from(ids.1);
+        let model = self.queue(queue);
+        let held: Vec<_> = model.held_by(holder).collect();
+        for id in held.into_iter().filter(|id| (first..=last).contains(id)) {
+            match verdict {
+                0 | 1 => drop(model.held.remove(&id)),
+                _ => model.take_back(id, verdict == 3),
+            }
+        }
+        Input::Settle(Settle {
+            queue,
+            holder,
+            first: MessageId(first),
+            last: MessageId(last),
+            verdict: match verdict {
+                0 => Verdict::Ack,
+                1 => Verdict::Reject,
+                other => Verdict::Requeue { failed: other == 3 },
+            },
+        })
+    }
+
+    /// Applies an entry to both.
+    fn apply(&mut self) {
+        if let Some(entry) = self.rig.log.get(self.rig.applied) {
+            let mut reader = Reader::new("entry", &entry.payload);
+            while !reader.is_empty() {
+                let command = command::decode(&mut reader).expect("own commands can be read");
+                let Command::Enqueue { queues, message } = command else {
+                    continue;
+                };
+                let parts = message::Parts::decode(message).expect("an encoded message");
+                for queue in queues.iter() {
+                    let model = self.queues.get_mut(&queue).expect("made at the start");
+                    model.bodies.insert(model.next, parts.body.to_vec());
+                    model.ready.insert(model.next);
+                    model.next += 1;
+                }
+            }
+        }
+        self.rig.apply_next();
+    }
+
+    fn flush(&mut self) {
+        let before: Vec<_> = self
+            .queues
+            .values()
+            .map(|queue| queue.ready.clone())
+            .collect();
+        self.check_effects();
+        self.rig.flush();
+        self.check_effects();
+        for (model, before) in self.queues.values_mut().zip(before) {
+            let mut out = std::mem::take(&mut model.out);
+            out.sort_unstable();
+            let first = before.into_iter().take(out.len());
+            assert!(
+                first.eq(out.iter().copied()),
+                "the oldest ready ones go first"
+            );
+        }
+    }
+
+    fn check_effects(&mut self) {
+        for effect in std::mem::take(&mut self.rig.effects) {
+            match effect {
+                Effect::Deliver {
+                    session,
+                    number,
+                    queue,
+                    messages,
+                } => {
+                    let holder = Holder { session, number };
+                    let model = self.queues.get_mut(&queue).expect("a known queue");
+                    assert!(messages.is_sorted_by_key(|message| message.id));
+                    for message in &messages {
+                        let consumer = &model.consumers[&holder];
+                        assert!(model.has_credit(holder, consumer), "credit is exceeded");
+                        let auto_ack = consumer.auto_ack;
+                        model.consumers.get_mut(&holder).expect("known").window -= 1;
+                        model.delivered(message, (!auto_ack).then_some(holder));
+                    }
+                }
+                Effect::Got { token, message, .. } => {
+                    let (queue, holder, auto_ack) = self.gets.remove(&token.0).expect("asked");
+                    let model = self.queues.get_mut(&queue).expect("a known queue");
+                    match message {
+                        Some(message) => model.delivered(&message, (!auto_ack).then_some(holder)),
+                        None => assert!(model.ready.is_empty(), "a get finds what is ready"),
+                    }
+                }
+                Effect::Reply { token, reply, .. } => {
+                    let model = self
+                        .queues
+                        .get_mut(&queue_of(token.0 as u8))
+                        .expect("known");
+                    model.check_reply(reply);
+                }
+                Effect::Attached { .. } | Effect::Detached { .. } => {}
+                other => unreachable!("{other:?}"),
+            }
+        }
+    }
+
+    /// Everything that is in the queues comes out, and nothing stays behind.
+    fn drain(mut self) {
+        self.rig.warm();
+        self.settle_down();
+        for (queue, model) in &self.queues {
+            let starved = model.consumers.iter().all(|(holder, consumer)| {
+                model.ready.is_empty() || !model.has_credit(*holder, consumer)
+            });
+            assert!(
+                starved,
+                "queue {queue:?} has messages and a consumer with credit"
+            );
+        }
+        for session in 0..3 {
+            self.play(Step::SessionGone { session });
+        }
+        for queue in 0..QUEUES as u8 {
+            self.play(Step::Count { queue });
+            self.play(Step::Attach {
+                holder: 5,
+                queue,
+                auto_ack: true,
+                priority: 0,
+                prefetch: 0,
+                window: u16::MAX,
+            });
+        }
+        self.settle_down();
+        for model in self.queues.values() {
+            assert!(
+                model.ready.is_empty() && model.held.is_empty(),
+                "all came out"
+            );
+        }
+        assert!(self.rig.store.held.is_empty(), "no body is kept");
+    }
+
+    fn settle_down(&mut self) {
+        loop {
+            self.flush();
+            self.rig.gather();
+            if self.rig.applied == self.rig.log.len() {
+                break;
+            }
+            while self.rig.applied < self.rig.log.len() {
+                self.apply();
+            }
+        }
+    }
+}
+
+impl ModelQueue {
+    fn check_reply(&mut self, reply: Reply) {
+        match reply {
+            Reply::Counts {
+                ready,
+                unacked,
+                consumers,
+            } => {
+                assert_eq!(ready, self.ready.len() as u64);
+                assert_eq!(unacked, self.held.len() as u64);
+                assert_eq!(consumers, self.consumers.len() as u32);
+            }
+            Reply::Purged { messages } => {
+                let at = self.purged.iter().position(|count| *count == messages);
+                self.purged.remove(at.expect("as many as were ready"));
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_shard_does_as_the_model_says(
+        logged: bool,
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut model = Model::new(logged);
+        for step in steps {
+            model.play(step);
+        }
+        model.drain();
+    }
+}

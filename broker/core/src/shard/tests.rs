@@ -1,0 +1,285 @@
+//! Checkpoints, restarts and copies: whatever way a shard came to an index, it is the same there.
+
+use proptest::prelude::*;
+use warren_cluster_core::ids::{Place, SegmentId};
+use warren_cluster_core::machine::{Bodies, Machine};
+
+use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
+
+use super::input::{Attach, Input, QueueConfig, Settle, Verdict, Window};
+use super::rig::Rig;
+use super::{Shard, ShardOptions};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish {
+        queues: u8,
+        messages: u16,
+    },
+    Create {
+        queue: u8,
+    },
+    Drop {
+        queue: u8,
+    },
+    Close {
+        queue: u8,
+    },
+    Attach {
+        queue: u8,
+        window: u16,
+    },
+    Settle {
+        queue: u8,
+        first: u16,
+        more: u16,
+        ack: bool,
+    },
+    Purge {
+        queue: u8,
+    },
+    Commit,
+    Begin,
+    Step {
+        budget: u32,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let queue = 0u8..4;
+    prop_oneof![
+        4 => (1u8..16, prop_oneof![3 => 1u16..9, 1 => 500u16..1500])
+            .prop_map(|(queues, messages)| Step::Publish { queues, messages }),
+        2 => queue.clone().prop_map(|queue| Step::Create { queue }),
+        1 => queue.clone().prop_map(|queue| Step::Drop { queue }),
+        1 => queue.clone().prop_map(|queue| Step::Close { queue }),
+        3 => (queue.clone(), prop_oneof![0u16..9, Just(2000u16)])
+            .prop_map(|(queue, window)| Step::Attach { queue, window }),
+        4 => (queue.clone(), 0u16..3000, prop_oneof![0u16..9, Just(900u16)], any::<bool>())
+            .prop_map(|(queue, first, more, ack)| Step::Settle { queue, first, more, ack }),
+        1 => queue.prop_map(|queue| Step::Purge { queue }),
+        5 => Just(Step::Commit),
+        1 => Just(Step::Begin),
+        4 => (1u32..40_000).prop_map(|budget| Step::Step { budget }),
+    ]
+}
+
+fn queue_of(number: u8) -> QueueId {
+    QueueId(u64::from(number) + 1)
+}
+
+fn play(rig: &mut Rig, attached: &mut u32, step: &Step) {
+    let (asker, token) = (SessionId(9), Token(0));
+    let holder = |number| Holder {
+        session: SessionId(1),
+        number,
+    };
+    match *step {
+        Step::Publish { queues, messages } => {
+            let queues: Vec<_> = (0..4)
+                .filter(|queue| queues & (1 << queue) != 0)
+                .map(queue_of)
+                .collect();
+            for _ in 0..messages {
+                rig.publish(&queues, b"body");
+            }
+        }
+        Step::Create { queue } => rig.input(Input::Create {
+            queue: queue_of(queue),
+            config: QueueConfig {
+                auto_delete: queue == 3,
+                options: bytes::Bytes::from_static(b"options"),
+            },
+        }),
+        Step::Drop { queue } => rig.input(Input::Drop {
+            queue: queue_of(queue),
+        }),
+        Step::Close { queue } => rig.input(Input::Close {
+            queue: queue_of(queue),
+            if_unused: false,
+            if_empty: queue == 2,
+            asker,
+            token,
+        }),
+        Step::Attach { queue, window } => {
+            *attached += 1;
+            rig.input(Input::Attach(Attach {
+                holder: holder(*attached),
+                queue: queue_of(queue),
+                auto_ack: false,
+                exclusive: false,
+                priority: 0,
+                prefetch: 0,
+                window: Window {
+                    messages: u32::from(window),
+                    bytes: 1 << 30,
+                },
+                token,
+            }));
+        }
+        Step::Settle {
+            queue,
+            first,
+            more,
+            ack,
+        } => {
+            for number in 1..=*attached {
+                rig.input(Input::Settle(Settle {
+                    queue: queue_of(queue),
+                    holder: holder(number),
+                    first: MessageId(u64::from(first)),
+                    last: MessageId(u64::from(first) + u64::from(more)),
+                    verdict: if ack {
+                        Verdict::Ack
+                    } else {
+                        Verdict::Requeue { failed: true }
+                    },
+                }));
+            }
+        }
+        Step::Purge { queue } => rig.input(Input::Purge {
+            queue: queue_of(queue),
+            asker,
+            token,
+        }),
+        Step::Commit => rig.commit(),
+        Step::Begin | Step::Step { .. } => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    #[cfg_attr(warren_break = "fuzzy_checkpoint", ignore = "this is what it breaks")]
+    fn a_checkpoint_and_the_rest_of_the_log_make_the_same_state(
+        steps in prop::collection::vec(step(), 1..80),
+        rotate in any::<prop::sample::Index>(),
+    ) {
+        let mut rig = Rig::new(true);
+        let mut attached = 0;
+        let mut begun = 0;
+        let mut whole = None;
+        for step in &steps {
+            match step {
+                Step::Begin if rig.saving.is_none() => {
+                    rig.begin_checkpoint();
+                    begun = rig.applied;
+                }
+                Step::Step { budget } => {
+                    if let Some(chunks) = rig.step_checkpoint(*budget as usize) {
+                        whole = Some((chunks, begun));
+                    }
+                }
+                step => play(&mut rig, &mut attached, step),
+            }
+        }
+        rig.commit();
+        while rig.saving.is_some() {
+            if let Some(chunks) = rig.step_checkpoint(1000) {
+                whole = Some((chunks, begun));
+            }
+        }
+        let dump = rig.dump();
+        let held = rig.store.held.clone();
+        rig.restart(&[], 0);
+        prop_assert_eq!(&rig.dump(), &dump, "the log alone");
+        prop_assert_eq!(&rig.store.held, &held);
+        if let Some((mut chunks, begun)) = whole {
+            let middle = rotate.index(chunks.len());
+            chunks.rotate_left(middle);
+            rig.restart(&chunks, begun);
+            prop_assert_eq!(&rig.dump(), &dump, "checkpoint and log");
+            prop_assert_eq!(&rig.store.held, &held);
+        }
+    }
+
+    #[test]
+    fn any_chunk_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 0u8..5) {
+        let mut shard = Shard::new(ShardOptions { logged: true });
+        let _ = shard.restore(&[&[1, tag][..], &bytes].concat());
+        let _ = shard.restore(&bytes);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_lacks_a_chunk_is_refused() {
+    let mut rig = Rig::new(true);
+    let config = QueueConfig::default();
+    for number in 0..4 {
+        let queue = queue_of(number);
+        let config = config.clone();
+        rig.input(Input::Create { queue, config });
+    }
+    rig.commit();
+    for _ in 0..3000 {
+        rig.publish(&[queue_of(0), queue_of(3)], b"body");
+    }
+    rig.commit();
+    rig.begin_checkpoint();
+    let chunks = loop {
+        if let Some(chunks) = rig.step_checkpoint(1) {
+            break chunks;
+        }
+    };
+    for missing in 0..=chunks.len() {
+        let mut shard = Shard::new(ShardOptions { logged: true });
+        for (number, chunk) in chunks.iter().enumerate() {
+            if number != missing {
+                shard.restore(chunk).expect("own chunks can be read");
+            }
+        }
+        let restored = shard.restored(&mut rig.store);
+        assert_eq!(
+            restored.is_ok(),
+            missing == chunks.len(),
+            "without chunk {missing}"
+        );
+        let again = shard
+            .restore(&chunks[0])
+            .and_then(|()| shard.restore(&chunks[0]));
+        assert!(again.is_err(), "the head comes once");
+    }
+}
+
+#[test]
+fn survivors_are_named_and_moved() {
+    let mut rig = Rig::new(true);
+    let queue = queue_of(0);
+    let config = QueueConfig::default();
+    rig.input(Input::Create { queue, config });
+    for _ in 0..5 {
+        rig.publish(&[queue], b"body");
+    }
+    rig.commit();
+    let mut live = Vec::new();
+    rig.shard.live(queue.0, 2..=3, &mut live);
+    assert_eq!(live.iter().map(|live| live.id).collect::<Vec<_>>(), [2, 3]);
+    rig.shard.live(7, 0..=u64::MAX, &mut live);
+    assert_eq!(live.len(), 2, "no such queue");
+
+    let from = live[0].place;
+    let to = Place {
+        segment: SegmentId::survivor(1),
+        offset: 64,
+    };
+    let shard = &mut rig.shard;
+    shard.relocate(queue.0, 2, to, from, &mut rig.store);
+    shard.relocate(queue.0, 99, from, to, &mut rig.store);
+    assert!(
+        rig.store.held.contains_key(&(from, live[0].len)),
+        "nothing was there"
+    );
+    shard.relocate(queue.0, 2, from, to, &mut rig.store);
+    assert!(!rig.store.held.contains_key(&(from, live[0].len)));
+    assert!(rig.store.held.contains_key(&(to, live[0].len)));
+    rig.store.release(to, live[0].len);
+    assert_eq!(rig.store.held.len(), 4);
+}
+
+#[test]
+fn empty_queues_are_small() {
+    let slots = size_of::<Option<super::slots::Slot>>();
+    // The index: a key, a slot number and a control byte, at most two times over.
+    assert!(slots + 2 * 17 <= 200, "{slots} bytes and its index");
+}
