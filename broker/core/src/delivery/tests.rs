@@ -10,6 +10,8 @@ use crate::shard::effect::{Delivered, Effect};
 use crate::shard::input::{Attach, Input, QueueConfig, Settle, Verdict, Window};
 use crate::shard::rig::Rig;
 
+// Scenarios lie in files, and are written anew when asked for.
+#[allow(clippy::disallowed_methods)]
 #[test]
 fn scenarios() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery/testdata");
@@ -147,19 +149,7 @@ fn input(words: &Words<'_>, asker: SessionId, token: Token) -> Input {
             asker,
             token,
         },
-        "attach" => Input::Attach(Attach {
-            holder: words.holder(1),
-            queue: words.queue(2),
-            auto_ack: words.has("auto-ack"),
-            exclusive: words.has("exclusive"),
-            priority: words.number("priority", 0) as i32,
-            prefetch: words.number("prefetch", 0) as u32,
-            window: Window {
-                messages: words.number("window", 1_000_000) as u32,
-                bytes: words.number("bytes", 1_000_000),
-            },
-            token,
-        }),
+        "attach" => attach(words, token),
         "detach" => Input::Detach {
             queue: words.queue(2),
             holder: words.holder(1),
@@ -206,6 +196,22 @@ fn input(words: &Words<'_>, asker: SessionId, token: Token) -> Input {
     }
 }
 
+fn attach(words: &Words<'_>, token: Token) -> Input {
+    Input::Attach(Attach {
+        holder: words.holder(1),
+        queue: words.queue(2),
+        auto_ack: words.has("auto-ack"),
+        exclusive: words.has("exclusive"),
+        priority: words.number("priority", 0) as i32,
+        prefetch: words.number("prefetch", 0) as u32,
+        window: Window {
+            messages: words.number("window", 1_000_000) as u32,
+            bytes: words.number("bytes", 1_000_000),
+        },
+        token,
+    })
+}
+
 /// `ack s1.1 q1 3..7`
 fn settle(words: &Words<'_>, verdict: Verdict) -> Input {
     let range = words.at(3);
@@ -250,7 +256,9 @@ fn show(effect: &Effect) -> String {
             ready,
             ..
         } => {
-            let message = message.as_ref().map_or("nothing".into(), show_message);
+            let message = message
+                .as_ref()
+                .map_or_else(|| "nothing".into(), show_message);
             format!("got s{} {message}, {ready} ready", session.0)
         }
         Effect::Attached { session, .. } => format!("attached s{}", session.0),
@@ -266,6 +274,7 @@ fn show(effect: &Effect) -> String {
         Effect::Settled { session, .. } => format!("settled s{}", session.0),
         Effect::Reply { reply, .. } => format!("{reply:?}"),
         Effect::Unused { queue } => format!("unused q{}", queue.0),
+        Effect::Dropped { queue } => format!("dropped q{}", queue.0),
     }
 }
 

@@ -18,7 +18,7 @@ use super::rig::Rig;
 
 const QUEUES: u64 = 2;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Publish {
         queues: u8,
@@ -27,10 +27,7 @@ enum Step {
     Attach {
         holder: u8,
         queue: u8,
-        auto_ack: bool,
-        priority: u8,
-        prefetch: u8,
-        window: u16,
+        terms: Terms,
     },
     Detach {
         holder: u8,
@@ -51,8 +48,7 @@ enum Step {
     Settle {
         holder: u8,
         queue: u8,
-        first: u16,
-        more: u16,
+        ids: (u16, u16),
         verdict: u8,
     },
     Get {
@@ -75,25 +71,44 @@ enum Step {
     },
 }
 
+/// A consumer's wishes.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    auto_ack: bool,
+    priority: u8,
+    prefetch: u8,
+    window: u16,
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let window = prop_oneof![0u16..6, Just(3000u16)];
+    let all = (any::<bool>(), 0u8..2, 0u8..5, window);
+    all.prop_map(|(auto_ack, priority, prefetch, window)| Terms {
+        auto_ack,
+        priority,
+        prefetch,
+        window,
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let holder = 0u8..6;
     let queue = 0u8..QUEUES as u8;
     let on = (holder, queue.clone());
+    let many = prop_oneof![4 => 1u16..9, 1 => 500u16..1500];
+    let ids = (0u16..3000, prop_oneof![0u16..4, Just(5000u16)]);
     prop_oneof![
-        4 => (1u8..4, prop_oneof![4 => 1u16..9, 1 => 500u16..1500])
-            .prop_map(|(queues, messages)| Step::Publish { queues, messages }),
-        2 => (on.clone(), any::<bool>(), 0u8..2, 0u8..5, prop_oneof![0u16..6, Just(3000u16)])
-            .prop_map(|((holder, queue), auto_ack, priority, prefetch, window)| Step::Attach {
-                holder, queue, auto_ack, priority, prefetch, window
-            }),
+        4 => (1u8..4, many).prop_map(|(queues, messages)| Step::Publish { queues, messages }),
+        2 => (on.clone(), terms())
+            .prop_map(|((holder, queue), terms)| Step::Attach { holder, queue, terms }),
         1 => on.clone().prop_map(|(holder, queue)| Step::Detach { holder, queue }),
         1 => on.clone().prop_map(|(holder, queue)| Step::Gone { holder, queue }),
         1 => (0u8..3).prop_map(|session| Step::SessionGone { session }),
         3 => (on.clone(), 0u8..9)
             .prop_map(|((holder, queue), messages)| Step::Credit { holder, queue, messages }),
-        6 => (on.clone(), 0u16..3000, prop_oneof![0u16..4, Just(5000u16)], 0u8..4)
-            .prop_map(|((holder, queue), first, more, verdict)| Step::Settle {
-                holder, queue, first, more, verdict
+        6 => (on.clone(), ids, 0u8..4)
+            .prop_map(|((holder, queue), ids, verdict)| {
+                Step::Settle { holder, queue, ids, verdict }
             }),
         2 => (on, any::<bool>())
             .prop_map(|((holder, queue), auto_ack)| Step::Get { holder, queue, auto_ack }),
@@ -255,96 +270,54 @@ impl Model {
     /// The step as an input, its expected outcome already in the model.
     fn input(&mut self, step: Step) -> Input {
         let asker = SessionId(9);
-        let token = self.token();
         match step {
             Step::Attach {
                 holder,
                 queue,
-                auto_ack,
-                priority,
-                prefetch,
-                window,
-            } => {
-                let (holder, queue) = (holder_of(holder), queue_of(queue));
-                let consumer = ModelConsumer {
-                    auto_ack,
-                    prefetch: u64::from(prefetch),
-                    window: u64::from(window),
-                };
-                self.queue(queue)
-                    .consumers
-                    .entry(holder)
-                    .or_insert(consumer);
-                Input::Attach(Attach {
-                    holder,
-                    queue,
-                    auto_ack,
-                    exclusive: false,
-                    priority: i32::from(priority),
-                    prefetch: u32::from(prefetch),
-                    window: Window {
-                        messages: u32::from(window),
-                        bytes: 1 << 40,
-                    },
-                    token,
-                })
-            }
+                terms,
+            } => self.attach(holder_of(holder), queue_of(queue), terms),
             Step::Detach { holder, queue } => {
                 let (holder, queue) = (holder_of(holder), queue_of(queue));
                 self.queue(queue).consumers.remove(&holder);
+                let token = self.token();
                 Input::Detach {
                     queue,
                     holder,
                     token,
                 }
             }
-            Step::Gone { holder, queue } => {
-                let (holder, queue) = (holder_of(holder), queue_of(queue));
-                self.queue(queue).gone(holder);
-                self.gets.retain(|_, get| (get.0, get.1) != (queue, holder));
-                Input::Gone { queue, holder }
-            }
-            Step::SessionGone { session } => {
-                for number in [2 * session, 2 * session + 1] {
-                    let holder = holder_of(number);
-                    self.queues
-                        .values_mut()
-                        .for_each(|queue| queue.gone(holder));
-                    self.gets.retain(|_, get| get.1 != holder);
-                }
-                Input::SessionGone {
-                    session: SessionId(u64::from(session) + 1),
-                }
-            }
+            Step::Gone { holder, queue } => self.gone(holder_of(holder), queue_of(queue)),
+            Step::SessionGone { session } => self.session_gone(session),
             Step::Credit {
                 holder,
                 queue,
                 messages,
             } => {
                 let (holder, queue) = (holder_of(holder), queue_of(queue));
+                let messages = u32::from(messages);
                 if let Some(consumer) = self.queue(queue).consumers.get_mut(&holder) {
                     consumer.window += u64::from(messages);
                 }
                 Input::Credit {
                     queue,
                     holder,
-                    messages: u32::from(messages),
+                    messages,
                     bytes: 0,
                 }
             }
             Step::Settle {
                 holder,
                 queue,
-                first,
-                more,
+                ids,
                 verdict,
-            } => self.settle(holder_of(holder), queue_of(queue), (first, more), verdict),
+            } => self.settle(holder_of(holder), queue_of(queue), ids, verdict),
             Step::Get {
                 holder,
                 queue,
                 auto_ack,
             } => {
                 let (holder, queue) = (holder_of(holder), queue_of(queue));
+                let token = self.token();
                 self.gets.insert(token.0, (queue, holder, auto_ack));
                 Input::Get {
                     queue,
@@ -353,23 +326,71 @@ impl Model {
                     token,
                 }
             }
-            Step::Purge { queue } => {
-                let model = self.queue(queue_of(queue));
-                let ready = std::mem::take(&mut model.ready);
-                model.purged.push(ready.len() as u64);
-                Input::Purge {
+            Step::Purge { queue } => self.purge(queue),
+            Step::Count { queue } => {
+                let token = Token(u64::from(queue));
+                Input::Count {
                     queue: queue_of(queue),
                     asker,
-                    token: Token(u64::from(queue)),
+                    token,
                 }
             }
-            Step::Count { queue } => Input::Count {
-                queue: queue_of(queue),
-                asker,
-                token: Token(u64::from(queue)),
-            },
             _ => unreachable!("not an input"),
         }
+    }
+
+    fn attach(&mut self, holder: Holder, queue: QueueId, terms: Terms) -> Input {
+        let consumer = ModelConsumer {
+            auto_ack: terms.auto_ack,
+            prefetch: u64::from(terms.prefetch),
+            window: u64::from(terms.window),
+        };
+        let token = self.token();
+        let consumers = &mut self.queue(queue).consumers;
+        consumers.entry(holder).or_insert(consumer);
+        Input::Attach(Attach {
+            holder,
+            queue,
+            auto_ack: terms.auto_ack,
+            exclusive: false,
+            priority: i32::from(terms.priority),
+            prefetch: u32::from(terms.prefetch),
+            window: Window {
+                messages: u32::from(terms.window),
+                bytes: 1 << 40,
+            },
+            token,
+        })
+    }
+
+    fn gone(&mut self, holder: Holder, queue: QueueId) -> Input {
+        self.queue(queue).gone(holder);
+        self.gets.retain(|_, get| (get.0, get.1) != (queue, holder));
+        Input::Gone { queue, holder }
+    }
+
+    fn purge(&mut self, number: u8) -> Input {
+        let queue = queue_of(number);
+        let model = self.queue(queue);
+        let ready = std::mem::take(&mut model.ready);
+        model.purged.push(ready.len() as u64);
+        Input::Purge {
+            queue,
+            asker: SessionId(9),
+            token: Token(u64::from(number)),
+        }
+    }
+
+    fn session_gone(&mut self, session: u8) -> Input {
+        for number in [2 * session, 2 * session + 1] {
+            let holder = holder_of(number);
+            for queue in self.queues.values_mut() {
+                queue.gone(holder);
+            }
+            self.gets.retain(|_, get| get.1 != holder);
+        }
+        let session = SessionId(u64::from(session) + 1);
+        Input::SessionGone { session }
     }
 
     fn settle(&mut self, holder: Holder, queue: QueueId, ids: (u16, u16), verdict: u8) -> Input {
@@ -496,13 +517,17 @@ impl Model {
         }
         for queue in 0..QUEUES as u8 {
             self.play(Step::Count { queue });
-            self.play(Step::Attach {
-                holder: 5,
-                queue,
+            let terms = Terms {
                 auto_ack: true,
                 priority: 0,
                 prefetch: 0,
                 window: u16::MAX,
+            };
+            let holder = 5;
+            self.play(Step::Attach {
+                holder,
+                queue,
+                terms,
             });
         }
         self.settle_down();

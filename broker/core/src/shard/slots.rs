@@ -28,7 +28,6 @@ const _: () = assert!(size_of::<Option<Slot>>() <= 176);
 pub(super) struct Slots {
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    // tidy: allow hash-map: looked up by id only, never walked; the hash has no seed.
     index: HashMap<QueueId, u32, BuildHasherDefault<IdHasher>>,
 }
 

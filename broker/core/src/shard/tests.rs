@@ -11,7 +11,7 @@ use super::rig::Rig;
 use super::{Shard, ShardOptions};
 
 #[derive(Clone, Debug)]
-enum Step {
+enum Action {
     Publish {
         queues: u8,
         messages: u16,
@@ -40,27 +40,27 @@ enum Step {
     },
     Commit,
     Begin,
-    Step {
+    Slice {
         budget: u32,
     },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Action> {
     let queue = 0u8..4;
     prop_oneof![
         4 => (1u8..16, prop_oneof![3 => 1u16..9, 1 => 500u16..1500])
-            .prop_map(|(queues, messages)| Step::Publish { queues, messages }),
-        2 => queue.clone().prop_map(|queue| Step::Create { queue }),
-        1 => queue.clone().prop_map(|queue| Step::Drop { queue }),
-        1 => queue.clone().prop_map(|queue| Step::Close { queue }),
+            .prop_map(|(queues, messages)| Action::Publish { queues, messages }),
+        2 => queue.clone().prop_map(|queue| Action::Create { queue }),
+        1 => queue.clone().prop_map(|queue| Action::Drop { queue }),
+        1 => queue.clone().prop_map(|queue| Action::Close { queue }),
         3 => (queue.clone(), prop_oneof![0u16..9, Just(2000u16)])
-            .prop_map(|(queue, window)| Step::Attach { queue, window }),
+            .prop_map(|(queue, window)| Action::Attach { queue, window }),
         4 => (queue.clone(), 0u16..3000, prop_oneof![0u16..9, Just(900u16)], any::<bool>())
-            .prop_map(|(queue, first, more, ack)| Step::Settle { queue, first, more, ack }),
-        1 => queue.prop_map(|queue| Step::Purge { queue }),
-        5 => Just(Step::Commit),
-        1 => Just(Step::Begin),
-        4 => (1u32..40_000).prop_map(|budget| Step::Step { budget }),
+            .prop_map(|(queue, first, more, ack)| Action::Settle { queue, first, more, ack }),
+        1 => queue.prop_map(|queue| Action::Purge { queue }),
+        5 => Just(Action::Commit),
+        1 => Just(Action::Begin),
+        4 => (1u32..40_000).prop_map(|budget| Action::Slice { budget }),
     ]
 }
 
@@ -68,40 +68,32 @@ fn queue_of(number: u8) -> QueueId {
     QueueId(u64::from(number) + 1)
 }
 
-fn play(rig: &mut Rig, attached: &mut u32, step: &Step) {
+fn play(rig: &mut Rig, attached: &mut u32, step: &Action) {
     let (asker, token) = (SessionId(9), Token(0));
     let holder = |number| Holder {
         session: SessionId(1),
         number,
     };
     match *step {
-        Step::Publish { queues, messages } => {
-            let queues: Vec<_> = (0..4)
-                .filter(|queue| queues & (1 << queue) != 0)
-                .map(queue_of)
-                .collect();
-            for _ in 0..messages {
-                rig.publish(&queues, b"body");
-            }
-        }
-        Step::Create { queue } => rig.input(Input::Create {
+        Action::Publish { queues, messages } => publish(rig, queues, messages),
+        Action::Create { queue } => rig.input(Input::Create {
             queue: queue_of(queue),
             config: QueueConfig {
                 auto_delete: queue == 3,
                 options: bytes::Bytes::from_static(b"options"),
             },
         }),
-        Step::Drop { queue } => rig.input(Input::Drop {
+        Action::Drop { queue } => rig.input(Input::Drop {
             queue: queue_of(queue),
         }),
-        Step::Close { queue } => rig.input(Input::Close {
+        Action::Close { queue } => rig.input(Input::Close {
             queue: queue_of(queue),
             if_unused: false,
             if_empty: queue == 2,
             asker,
             token,
         }),
-        Step::Attach { queue, window } => {
+        Action::Attach { queue, window } => {
             *attached += 1;
             rig.input(Input::Attach(Attach {
                 holder: holder(*attached),
@@ -117,7 +109,7 @@ fn play(rig: &mut Rig, attached: &mut u32, step: &Step) {
                 token,
             }));
         }
-        Step::Settle {
+        Action::Settle {
             queue,
             first,
             more,
@@ -137,13 +129,21 @@ fn play(rig: &mut Rig, attached: &mut u32, step: &Step) {
                 }));
             }
         }
-        Step::Purge { queue } => rig.input(Input::Purge {
+        Action::Purge { queue } => rig.input(Input::Purge {
             queue: queue_of(queue),
             asker,
             token,
         }),
-        Step::Commit => rig.commit(),
-        Step::Begin | Step::Step { .. } => {}
+        Action::Commit => rig.commit(),
+        Action::Begin | Action::Slice { .. } => {}
+    }
+}
+
+fn publish(rig: &mut Rig, queues: u8, messages: u16) {
+    let queues = (0..4).filter(|queue| queues & (1 << queue) != 0);
+    let queues: Vec<_> = queues.map(queue_of).collect();
+    for _ in 0..messages {
+        rig.publish(&queues, b"body");
     }
 }
 
@@ -162,11 +162,11 @@ proptest! {
         let mut whole = None;
         for step in &steps {
             match step {
-                Step::Begin if rig.saving.is_none() => {
+                Action::Begin if rig.saving.is_none() => {
                     rig.begin_checkpoint();
                     begun = rig.applied;
                 }
-                Step::Step { budget } => {
+                Action::Slice { budget } => {
                     if let Some(chunks) = rig.step_checkpoint(*budget as usize) {
                         whole = Some((chunks, begun));
                     }
@@ -195,7 +195,10 @@ proptest! {
     }
 
     #[test]
-    fn any_chunk_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 0u8..5) {
+    fn any_chunk_is_read_or_refused(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        tag in 0u8..5,
+    ) {
         let mut shard = Shard::new(ShardOptions { logged: true });
         let _ = shard.restore(&[&[1, tag][..], &bytes].concat());
         let _ = shard.restore(&bytes);
