@@ -1,5 +1,10 @@
 //! Sessions driven by bytes, joined with real shards: what a client says, and what it is told.
 
+mod bad_input;
+mod channels;
+mod consumers;
+mod declaring;
+mod flow;
 mod handshake;
 mod publishing;
 mod world;

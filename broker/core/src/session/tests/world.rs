@@ -11,7 +11,7 @@ use warren_cluster_core::ids::{
     Index, Instant, NodeId, Now, OriginId, Place, SegmentId, Seq, ShardId, Term, Time,
 };
 use warren_cluster_core::machine::{ApplyMeta, Bodies, Context, Machine};
-use warren_cluster_core::rows::{Change, RowKey, Version};
+use warren_cluster_core::rows::{Committed, RowKey, Rows, Transaction, Version, Write};
 use warren_protocol::methods::{
     BasicPublish, ChannelOpen, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk,
 };
@@ -27,12 +27,13 @@ use crate::definitions::{
 };
 use crate::dispatch::control::Home;
 use crate::dispatch::operation::DestinationKind;
+use crate::dispatch::reconcile::reconcile;
 use crate::dispatch::work::{Item, ReplyAddress, Work};
 use crate::ids::{QueueId, SessionId};
 use crate::session::event::Event;
 use crate::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
 use crate::shard::effect::Effect;
-use crate::shard::input::{Input, QueueConfig};
+use crate::shard::input::Input;
 use crate::shard::{Shard, ShardOptions};
 use crate::topology::Topology;
 
@@ -147,7 +148,7 @@ pub(super) struct World {
     replies: Directory,
     shards: BTreeMap<ShardId, Replica>,
     clients: Vec<Client>,
-    versions: BTreeMap<Store, u64>,
+    rows: BTreeMap<Store, Rows>,
     /// Batches and questions wait in `waiting` while set.
     pub(super) hold: bool,
     waiting: VecDeque<(SessionId, Item)>,
@@ -167,14 +168,16 @@ impl World {
             replies: Directory::default(),
             shards: BTreeMap::new(),
             clients: Vec::new(),
-            versions: BTreeMap::new(),
+            rows: BTreeMap::new(),
             hold: false,
             waiting: VecDeque::new(),
             refuse: false,
             asked: Vec::new(),
         };
-        for id in [1, 2] {
-            let shard = Shard::new(ShardOptions { logged: true });
+        for id in [ShardId(1), ShardId(2), ShardId::LOCAL_QUEUES] {
+            let shard = Shard::new(ShardOptions {
+                logged: !id.is_unlogged(),
+            });
             let mut replica = Replica {
                 shard,
                 bodies: Memory::default(),
@@ -184,7 +187,7 @@ impl World {
             replica.step(world.now, &mut effects, |shard, context, _| {
                 shard.lead(context);
             });
-            world.shards.insert(ShardId(id), replica);
+            world.shards.insert(id, replica);
         }
         world.put(
             VhostKey { name: "/" }.encode(),
@@ -201,19 +204,28 @@ impl World {
         world
     }
 
+    /// Writes a row, gives its version; queues follow.
     pub(super) fn put(&mut self, row: RowKey, value: Bytes) -> Version {
-        let version = self.versions.entry(Store::Replicated).or_default();
-        *version += 1;
-        let version = Version(*version);
-        let change = Change {
-            row,
-            value: Some(value),
-            version,
+        let transaction = Transaction {
+            preconditions: Vec::new(),
+            writes: vec![Write::Put { row, value }],
         };
-        self.topology
-            .apply(Store::Replicated, &[change])
-            .expect("rows are right");
-        version
+        match self.transact(ShardId::DEFINITIONS, &transaction) {
+            Committed::Yes { first } => first,
+            Committed::Conflict { .. } => panic!("there are no preconditions"),
+        }
+    }
+
+    fn transact(&mut self, shard: ShardId, transaction: &Transaction) -> Committed {
+        let store = Store::of_shard(shard).expect("a rows shard");
+        let mut changes = Vec::new();
+        let rows = self.rows.entry(store).or_default();
+        let committed = rows.transact(transaction, &mut changes);
+        self.topology.apply(store, &changes).expect("our own rows");
+        for (shard, input) in reconcile(store, &changes).expect("our own rows") {
+            self.ask(shard, input);
+        }
+        committed
     }
 
     pub(super) fn user(&mut self, name: &str, pattern: &str) {
@@ -253,11 +265,7 @@ impl World {
             vhost: "/",
             name: name.as_bytes(),
         };
-        let version = self.put(key.encode(), row.encode());
-        let queue = QueueId(version.0);
-        let config = QueueConfig::default();
-        self.ask(ShardId(shard), Input::Create { queue, config });
-        queue
+        QueueId(self.put(key.encode(), row.encode()).0)
     }
 
     pub(super) fn exchange(&mut self, name: &str, kind: ExchangeKind, internal: bool) {
@@ -432,7 +440,6 @@ impl World {
         self.hand_over(id, work);
     }
 
-    #[expect(dead_code, reason = "for the tests of disconnects")]
     pub(super) fn disconnect(&mut self, client: usize) {
         let mut work = Work::default();
         let env = Env {
@@ -515,7 +522,16 @@ impl World {
                 self.asked.push(format!("{input:?}"));
                 self.ask(shard, input);
             }
-            Item::Transact { .. } => {}
+            Item::Transact {
+                shard,
+                transaction,
+                token,
+            } => {
+                let committed = self.transact(shard, &transaction);
+                if let Some(token) = token {
+                    self.event(client, Event::Committed { token, committed });
+                }
+            }
             Item::Reply(reply) => {
                 let at = reply.address.session.0 as usize - 1;
                 let event = Event::DirectReply {
@@ -624,7 +640,6 @@ impl World {
     }
 
     /// Makes a direct reply-to address live.
-    #[expect(dead_code, reason = "for the tests of direct replies")]
     pub(super) fn enlist(&mut self, address: ReplyAddress) {
         self.replies.0.push(address);
     }
