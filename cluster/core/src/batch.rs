@@ -123,6 +123,10 @@ impl Batch {
             ..header
         };
         self.bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+        if self.bytes.len() * 4 < self.bytes.capacity() {
+            // The entry stays in memory for a while: it must not keep a mostly empty buffer.
+            return Bytes::copy_from_slice(&self.bytes);
+        }
         self.bytes.freeze()
     }
 }

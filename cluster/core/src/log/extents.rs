@@ -18,6 +18,8 @@ use crate::log::disk::{FileName, Op, Token};
 /// times as much as that one, up to the limit.
 const READ_BYTES_MIN: u32 = 64 << 10;
 const READ_BYTES_MAX: u32 = 1 << 20;
+/// Wants looked at in one turn.
+const WANTS_A_TURN: usize = 1024;
 
 pub(super) struct Extents {
     cache: BTreeMap<Place, Bytes>,
@@ -27,7 +29,7 @@ pub(super) struct Extents {
     bytes_limit: u64,
     /// Where the last body was found.
     last: Option<(Place, Bytes)>,
-    wants: Vec<Want>,
+    wants: VecDeque<Want>,
     reads: Vec<Reading>,
 }
 
@@ -63,7 +65,7 @@ impl Extents {
             bytes: 0,
             bytes_limit,
             last: None,
-            wants: Vec::new(),
+            wants: VecDeque::new(),
             reads: Vec::new(),
         }
     }
@@ -91,8 +93,8 @@ impl Extents {
             shard,
             key,
         };
-        if self.wants.last() != Some(&want) {
-            self.wants.push(want);
+        if self.wants.back() != Some(&want) {
+            self.wants.push_back(want);
         }
     }
 
@@ -110,7 +112,11 @@ impl Extents {
         ops: &mut Vec<Op>,
         resumes: &mut Vec<(ShardId, u64)>,
     ) {
-        let mut wants = std::mem::take(&mut self.wants);
+        if self.is_busy() {
+            return;
+        }
+        let turn = self.wants.len().min(WANTS_A_TURN);
+        let mut wants: Vec<Want> = self.wants.drain(..turn).collect();
         wants.sort_unstable();
         wants.dedup();
         for want in wants {
@@ -119,7 +125,7 @@ impl Extents {
             } else if let Some(read) = self.reads.iter_mut().find(|read| read.covers(&want)) {
                 read.join(&want);
             } else if self.is_busy() {
-                self.wants.push(want);
+                self.wants.push_back(want);
             } else {
                 let read = self.start(&want, end(want.place.segment), token());
                 ops.push(read.op());

@@ -46,6 +46,9 @@ pub use position::Position;
 pub use record::HardState;
 pub use recovery::{CheckpointError, Item, Recovery};
 
+/// Log bytes after which it is worth a look whether a checkpoint is due.
+const LOOK_BYTES: u64 = 1 << 20;
+
 /// How a lane's log is kept.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -149,11 +152,18 @@ pub struct Log {
     copies: Copies,
     store: Store,
     checkpoints: Checkpoints,
-    shards: BTreeMap<ShardId, Appended>,
+    /// Log bytes of each shard since its last checkpoint began.
+    appended: BTreeMap<ShardId, u64>,
+    /// The same, before the checkpoint under way began: it may fail.
+    appended_before: u64,
+    /// The shard to write a checkpoint of, as of the last look.
+    wanted: Option<ShardId>,
+    looking: bool,
+    unlooked_bytes: u64,
     events: VecDeque<Event>,
     jobs: BTreeMap<Token, (Job, FileName)>,
     last_token: u64,
-    /// The first segment that this process wrote: from here on files have the usual size.
+    /// From this segment on files have the usual size.
     first: u32,
     /// The next file is being made.
     creating: bool,
@@ -164,12 +174,6 @@ pub struct Log {
     /// A file could not be made or written for want of space.
     full: bool,
     syncs: u64,
-}
-
-/// Log bytes of a shard since its last checkpoint began.
-#[derive(Clone, Copy, Default)]
-struct Appended {
-    bytes: u64,
 }
 
 /// What an operation was for.
@@ -200,7 +204,8 @@ impl Log {
                 survivors,
                 log: options.log,
                 segment_bytes: options.segment_bytes,
-                unsynced: options.sync_is_left_to_the_os,
+                // What was synced once must not depend on a copy that is not.
+                unsynced: options.sync_is_left_to_the_os && !survivors,
                 number,
             })
         };
@@ -216,11 +221,15 @@ impl Log {
                 extents: Extents::new(options.read_cache_bytes),
             },
             checkpoints: Checkpoints::default(),
-            shards: BTreeMap::new(),
+            appended: BTreeMap::new(),
+            appended_before: 0,
+            wanted: None,
+            looking: false,
+            unlooked_bytes: 0,
             events: VecDeque::new(),
             jobs: BTreeMap::new(),
             last_token: 0,
-            first: number,
+            first: number + 1,
             creating: false,
             creating_survivors: false,
             spare: None,
@@ -269,7 +278,8 @@ impl Log {
         let place = self.main.append(head, payload);
         self.store.segments.begin_through(place.segment.number());
         let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
-        self.shards.entry(shard).or_default().bytes += bytes;
+        *self.appended.entry(shard).or_default() += bytes;
+        self.unlooked_bytes += bytes;
         place
     }
 
@@ -278,7 +288,8 @@ impl Log {
         let number = place.segment.number();
         self.store.segments.note_entry(number, shard, index);
         let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
-        self.shards.entry(shard).or_default().bytes += bytes;
+        *self.appended.entry(shard).or_default() += bytes;
+        self.unlooked_bytes += bytes;
         if !payload.is_empty() {
             self.store.young.push(place, payload);
             self.store.young.trim(Position::from_u64(u64::MAX));
@@ -360,6 +371,7 @@ impl Log {
     /// What the file system has left.
     pub fn set_free_disk(&mut self, bytes: u64) {
         self.free_disk_bytes = bytes;
+        self.looking |= self.full;
         if bytes > u64::from(self.options.segment_bytes) {
             self.full = false;
         }
@@ -385,16 +397,27 @@ impl Log {
     /// Log bytes of the shard since its last checkpoint began.
     #[must_use]
     pub fn bytes_since_checkpoint(&self, shard: ShardId) -> u64 {
-        self.shards.get(&shard).map_or(0, |shard| shard.bytes)
+        self.appended.get(&shard).copied().unwrap_or(0)
     }
 
     /// The shard whose checkpoint should be written next, if one should and none is under way:
     /// one that pins an old segment with little in it, or one with much log since its last.
     #[must_use]
     pub fn checkpoint_wanted(&self) -> Option<ShardId> {
-        if !self.checkpoints.is_idle() || self.full {
-            return None;
+        self.wanted.filter(|_| self.checkpoints.is_idle())
+    }
+
+    /// Looks for one when enough has happened since the last look.
+    fn look_for_checkpoint(&mut self) {
+        if !self.looking && self.unlooked_bytes < LOOK_BYTES {
+            return;
         }
+        self.looking = false;
+        self.unlooked_bytes = 0;
+        self.wanted = if self.full { None } else { self.due() };
+    }
+
+    fn due(&self) -> Option<ShardId> {
         let covers = &self.checkpoints.covers;
         let spared = self.options.segments_target;
         let pinning = self.store.segments.pinning(spared, covers);
@@ -404,11 +427,11 @@ impl Log {
             begun < self.main.tail().number()
         };
         pinning.filter(helps).or_else(|| {
-            let due = |(shard, appended): &(&ShardId, &Appended)| {
+            let due = |(shard, bytes): &(&ShardId, &u64)| {
                 let twice = 2 * self.checkpoints.bytes(**shard);
-                appended.bytes > self.options.checkpoint_bytes.max(twice)
+                **bytes > self.options.checkpoint_bytes.max(twice)
             };
-            self.shards.iter().find(due).map(|(shard, _)| *shard)
+            self.appended.iter().find(due).map(|(shard, _)| *shard)
         })
     }
 
@@ -448,7 +471,9 @@ impl Log {
             begun,
             replay_from: pinned.unwrap_or(u32::MAX).min(begun.number()),
         });
-        self.shards.entry(shard).or_default().bytes = 0;
+        self.appended_before = self.appended.insert(shard, 0).unwrap_or(0);
+        self.wanted = None;
+        self.looking = true;
     }
 
     /// The writer of the shard's checkpoint while it is under way and not finished.
@@ -469,7 +494,15 @@ impl Log {
 
     /// Gives it up, if one is under way. No event follows.
     pub fn checkpoint_abort(&mut self) {
-        self.checkpoints.abort();
+        if let Some(shard) = self.checkpoints.shard() {
+            self.checkpoints.abort();
+            self.checkpoint_failed(shard);
+        }
+    }
+
+    fn checkpoint_failed(&mut self, shard: ShardId) {
+        *self.appended.entry(shard).or_default() += self.appended_before;
+        self.looking = true;
     }
 }
 
@@ -495,6 +528,7 @@ impl Log {
             self.hand_out(Job::Survivors, op, ops);
         }
         self.drop_dead(ops);
+        self.look_for_checkpoint();
         self.submit_checkpoint(ops);
         self.submit_reads(ops);
     }
@@ -516,7 +550,7 @@ impl Log {
             },
             None => Op::Create {
                 file,
-                zeroed: self.main.zeroed_bytes(),
+                zeroed: self.main.zeroed_bytes(number),
                 token,
             },
         };
@@ -531,7 +565,7 @@ impl Log {
         if let Some(number) = self.survivors.wants_file() {
             let op = Op::Create {
                 file: FileName::Segment(SegmentId::survivor(number)),
-                zeroed: self.survivors.zeroed_bytes(),
+                zeroed: self.survivors.zeroed_bytes(number),
                 token: Self::token(&mut self.last_token),
             };
             self.creating_survivors = true;
@@ -547,6 +581,7 @@ impl Log {
     fn drop_dead(&mut self, ops: &mut Vec<Op>) {
         if self.store.segments.take_changed() {
             self.copies.look = true;
+            self.looking = true;
             let covers = &self.checkpoints.covers;
             for (number, used) in self.store.segments.take_dead(covers) {
                 self.store.extents.forget(SegmentId(number));
@@ -695,7 +730,10 @@ impl Log {
                 self.creating_survivors = false;
                 self.survivors.prepared(*number);
             }
-            Job::Remove => self.full = false,
+            Job::Remove => {
+                self.looking |= self.full;
+                self.full = false;
+            }
             Job::Checkpoint => {
                 if let Progress::Durable { shard, index } = self.checkpoints.complete() {
                     self.store.segments.look_again();
@@ -725,6 +763,7 @@ impl Log {
             Job::Checkpoint if source == DiskError::Full => {
                 self.full = true;
                 if let Some(shard) = self.checkpoints.failed() {
+                    self.checkpoint_failed(shard);
                     self.events.push_back(Event::CheckpointFailed { shard });
                 }
                 return Ok(());

@@ -174,6 +174,8 @@ impl Recovery {
             let usual = len == u64::from(self.log.options.segment_bytes);
             if usual && self.log.spare.is_none() {
                 self.log.spare = Some(number);
+                self.log.main.widen();
+                self.log.first = self.log.main.tail().number();
             } else {
                 let file = FileName::Segment(SegmentId(number));
                 disk.remove(file).map_err(disk_error("removal", file))?;

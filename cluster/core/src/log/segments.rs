@@ -207,9 +207,10 @@ impl Segments {
     pub(super) fn release(&mut self, place: Place, len: u32) {
         let number = place.segment.number();
         if let Some(segment) = self.existing(number) {
+            let was_sparse = segment.is_sparse();
             let dead = segment.release(len);
             let sealed = segment.state == State::Sealed;
-            if sealed && (dead || segment.is_sparse()) {
+            if sealed && (dead || segment.is_sparse() != was_sparse) {
                 self.changed = true;
             }
         } else if let Some(ghost) = self.ghosts.get_mut(&number)

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use crate::ids::{Instant, Place, SegmentId};
 use crate::log::disk::{FileName, Op, Token};
 use crate::log::position::Position;
-use crate::log::record::{self, At, HEAD_BYTES, Head, SEGMENT_HEAD_BYTES};
+use crate::log::record::{self, At, HEAD_BYTES, Head, PAYLOAD_BYTES_LIMIT, SEGMENT_HEAD_BYTES};
 
 /// Payloads up to this are copied beside their heads: cheaper than one more buffer in a write.
 const GATHER_BYTES: usize = 2048;
@@ -24,6 +24,8 @@ const RESERVED_BYTES: u32 = 2 * HEAD_BYTES;
 const IDLE_MARK_MILLIS: u64 = 100;
 /// How often a log that leaves syncs to the operating system syncs all the same.
 const OS_SYNC_MICROS: u64 = 1_000_000;
+/// The first segment after a start is small: the start waits until its file is there.
+const FIRST_SEGMENT_BYTES: u32 = 8 << 20;
 
 pub(super) struct Series {
     survivors: bool,
@@ -34,6 +36,8 @@ pub(super) struct Series {
     tail: Position,
     /// Bytes that the tail's segment may take.
     capacity: u32,
+    /// The first segment of this process, and its size.
+    first: (u32, u32),
     batches: VecDeque<Batch>,
     in_flight: Option<InFlight>,
     pending_bytes: u64,
@@ -77,13 +81,15 @@ pub(super) struct Setup {
 impl Series {
     pub(super) fn new(setup: &Setup) -> Self {
         let tail = Position::new(setup.number, SEGMENT_HEAD_BYTES);
+        let first_bytes = setup.segment_bytes.min(FIRST_SEGMENT_BYTES);
         Self {
             survivors: setup.survivors,
             log: setup.log,
             segment_bytes: setup.segment_bytes,
             unsynced: setup.unsynced,
             tail,
-            capacity: setup.segment_bytes,
+            capacity: first_bytes,
+            first: (setup.number, first_bytes),
             batches: VecDeque::new(),
             in_flight: None,
             pending_bytes: 0,
@@ -140,6 +146,10 @@ impl Series {
     /// Appends a record and gives the place of its payload's first byte.
     pub(super) fn append(&mut self, head: &Head, payload: &Bytes) -> Place {
         let length = u32::try_from(payload.len()).expect("payloads are below their limit");
+        assert!(
+            length <= PAYLOAD_BYTES_LIMIT,
+            "payloads are below their limit"
+        );
         self.make_room(record::size(length));
         self.open_batch();
         let at = self.at();
@@ -186,7 +196,9 @@ impl Series {
         if self.tail.offset() > SEGMENT_HEAD_BYTES {
             self.seal();
         }
-        self.capacity = self.segment_bytes.max(SEGMENT_HEAD_BYTES + needed);
+        if self.tail.offset() + needed > self.capacity {
+            self.capacity = self.capacity.max(SEGMENT_HEAD_BYTES + needed);
+        }
     }
 
     fn seal(&mut self) {
@@ -243,13 +255,20 @@ impl Series {
         self.prepared = self.prepared.max(number);
     }
 
-    /// Bytes of zeros that a new file of this series is made with.
-    pub(super) fn zeroed_bytes(&self) -> u64 {
-        if self.survivors {
-            0
-        } else {
-            u64::from(self.segment_bytes)
+    /// Bytes of zeros that the file of segment `number` is made with.
+    pub(super) fn zeroed_bytes(&self, number: u32) -> u64 {
+        let (first, first_bytes) = self.first;
+        match (self.survivors, number == first) {
+            (true, _) => 0,
+            (false, true) => u64::from(first_bytes),
+            (false, false) => u64::from(self.segment_bytes),
         }
+    }
+
+    /// The first segment gets a file of the usual size.
+    pub(super) fn widen(&mut self) {
+        self.first.1 = self.segment_bytes;
+        self.capacity = self.segment_bytes;
     }
 
     /// Whether the file of the segment that is to be written next is missing.
