@@ -66,7 +66,8 @@ pub struct Context<'a, E> {
     /// [`crate::batch::Kind::Leader`]; ignored (and must be left alone) on followers.
     pub proposals: &'a mut Batch,
     /// Comes in as false. A machine sets it when `proposals` must go into the log at the end of
-    /// this step; else they wait a moment (≤ 10 ms, or the next entry) for company, so that an
+    /// this step, ahead of batches that reached the lane after the input that made them; else they
+    /// wait a moment (≤ 10 ms, or the next entry) for company, so that an
     /// acknowledgement never costs a sync of its own.
     pub urgent: bool,
     /// Set while a checkpoint is being written: a part that is about to change and has not been

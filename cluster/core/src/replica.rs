@@ -123,6 +123,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if !self.shard().is_unlogged() {
             return self.origin.push(batch, ticket, time);
         }
+        self.propose_urgent(now);
         let taken = self.propose(sealed(batch, time));
         if taken {
             self.tickets
@@ -141,12 +142,15 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         self.with(turn, |machine, context| machine.resume(key, context));
     }
 
-    /// Proposes what waits: batches of this node's stream, then what the machine gathered.
+    /// Proposes what waits: what the machine is in a hurry with, as batches that came later may
+    /// build on it (the first messages of a new queue); batches of this node's stream; the rest
+    /// of what the machine gathered.
     /// Returns whether consensus has something to do.
     pub(crate) fn pump(&mut self, now: Now) -> bool {
         self.origin.expire(now.mono);
         let mut any = false;
         if self.consensus.leads().is_some() {
+            any |= self.propose_urgent(now);
             while let Some(entry) = self.origin.next_entry(now) {
                 any |= self.propose(entry);
             }
@@ -172,6 +176,11 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 || self.shard().is_unlogged()
                 || self.proposals.len() >= PROPOSALS_BYTES_MAX
                 || self.proposals_since.is_some_and(waited))
+    }
+
+    fn propose_urgent(&mut self, now: Now) -> bool {
+        let urgent = self.urgent && self.leads.is_some() && !self.proposals.is_empty();
+        urgent && self.propose_gathered(now)
     }
 
     fn propose_gathered(&mut self, now: Now) -> bool {

@@ -119,6 +119,24 @@ fn a_logged_batch_is_answered_when_it_is_on_disk() {
 }
 
 #[test]
+fn what_a_machine_hurries_with_comes_before_batches_that_came_later() {
+    for shard in [ShardId(1), ShardId::LOCAL_QUEUES] {
+        let mut bench = Bench::new();
+        for value in [1, 3] {
+            let input = Ask::Put(value);
+            bench.inputs.push_back(Input::Machine { shard, input });
+            bench.propose(shard, 7, &[value + 1]);
+        }
+        bench.run();
+        let place = |value| {
+            let mut values = bench.values(shard).into_iter();
+            values.position(|it| it == value).expect("put")
+        };
+        assert!(place(1) < place(2) && place(3) < place(4), "shard {shard}");
+    }
+}
+
+#[test]
 fn an_unlogged_batch_is_answered_at_once() {
     let mut bench = Bench::new();
     bench.answers = false;

@@ -38,6 +38,8 @@ pub(super) struct Double {
 pub(super) enum Ask {
     /// Drops an id by a command of the leader, lazily.
     Drop(u64),
+    /// Puts a value without a body by a command of the leader, urgently.
+    Put(u64),
     #[allow(dead_code)] // asked by the crash tests
     /// Answered by `Told::Body`.
     Read(u64),
@@ -133,6 +135,14 @@ impl Machine for Double {
                 out.put_u8(DROP);
                 out.put_u64_le(id);
             }),
+            Ask::Put(value) => {
+                context.urgent = true;
+                context.proposals.push(|out| {
+                    out.put_u8(PUT);
+                    out.put_u64_le(value);
+                    out.put_u32_le(0);
+                });
+            }
             Ask::Read(id) => {
                 self.reading.push(id);
                 self.read_some(context);
