@@ -182,7 +182,7 @@ impl FromStr for QueueArgument {
 }
 
 /// A number of bytes, with `k` or `m` for powers of 1024.
-fn size(text: &str) -> Result<usize, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     let lower = text.to_ascii_lowercase();
     let (digits, unit) = match lower.as_bytes() {
         [.., b'k'] => (&lower[..lower.len() - 1], 1024),

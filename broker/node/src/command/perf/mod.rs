@@ -7,10 +7,13 @@
 
 mod arguments;
 mod batch;
+mod bulk;
 mod check;
+mod churn;
 mod client;
 mod clock;
 mod confirms;
+mod connections;
 mod consumer;
 mod context;
 mod gauge;
@@ -19,6 +22,7 @@ mod plan;
 mod process;
 mod progress;
 mod publisher;
+mod queues;
 mod report;
 mod schedule;
 mod stamp;
@@ -47,6 +51,12 @@ enum Load {
     Fanout(arguments::Traffic),
     /// Publish a number of messages, then consume them.
     Backlog(arguments::Traffic),
+    /// Open connections and keep them.
+    Connections(connections::Arguments),
+    /// Declare queues.
+    Queues(queues::Arguments),
+    /// Connect, declare an exclusive queue, publish, get, close, again and again.
+    Churn(churn::Arguments),
 }
 
 /// Runs the load; gives the exit code.
@@ -59,6 +69,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
         Load::Latency(flags) => traffic::run(plan::Load::Latency, flags),
         Load::Fanout(flags) => traffic::run(plan::Load::Fanout, flags),
         Load::Backlog(flags) => traffic::run(plan::Load::Backlog, flags),
+        Load::Connections(flags) => connections::run(flags),
+        Load::Queues(flags) => queues::run(flags),
+        Load::Churn(flags) => churn::run(flags),
     }
 }
 

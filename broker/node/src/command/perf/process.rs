@@ -87,6 +87,13 @@ impl Usage {
     }
 }
 
+impl Cost {
+    /// By how much memory has grown; negative when it has shrunk.
+    pub(super) const fn broker_rss_growth_bytes(&self) -> i64 {
+        self.broker_rss_bytes as i64 - self.broker_rss_bytes_before as i64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
