@@ -1,5 +1,6 @@
 //! A lane with a double of a machine, on a disk that answers when it is told to.
 
+mod crash;
 mod double;
 
 use std::collections::VecDeque;

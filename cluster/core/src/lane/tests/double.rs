@@ -28,7 +28,7 @@ pub(super) struct Double {
     pub(super) kept: BTreeMap<u64, Kept>,
     next: u64,
     /// Ids whose body was asked for.
-    reading: Vec<u64>,
+    pub(super) reading: Vec<u64>,
     /// What a checkpoint is of, and the rest of it that is not written.
     checkpoint: Option<BTreeMap<u64, Kept>>,
     pub(super) leads: bool,
@@ -40,14 +40,13 @@ pub(super) enum Ask {
     Drop(u64),
     /// Puts a value without a body by a command of the leader, urgently.
     Put(u64),
-    #[allow(dead_code)] // asked by the crash tests
     /// Answered by `Told::Body`.
     Read(u64),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Told {
-    Body { id: u64, bytes: Bytes },
+    Body { id: u64, value: u64, bytes: Bytes },
 }
 
 /// A batch that puts these values, each with a body of `len` bytes.
@@ -75,7 +74,10 @@ impl Double {
                 continue;
             };
             match context.bodies.get(kept.place, kept.len) {
-                Some(bytes) => context.effects.push(Told::Body { id, bytes }),
+                Some(bytes) => {
+                    let value = kept.value;
+                    context.effects.push(Told::Body { id, value, bytes });
+                }
                 None => {
                     context.bodies.want(KEY, kept.place, kept.len);
                     self.reading.push(id);
