@@ -38,6 +38,8 @@ pub struct Header {
     pub begun: Position,
     /// The log's segment from which entries beyond `index` may lie.
     pub replay_from: u32,
+    /// The survivors' segment that was being written when it was begun: it names no later one.
+    pub survivors: u32,
 }
 
 /// Why a file is no checkpoint.
@@ -89,6 +91,7 @@ impl Writer {
         bytes.put_u64_le(header.number);
         bytes.put_u64_le(header.begun.as_u64());
         bytes.put_u32_le(header.replay_from);
+        bytes.put_u32_le(header.survivors);
         bytes.resize(HEADER_BYTES, 0);
         writer.frame(Frame::Header, 0, &bytes);
         writer
@@ -271,6 +274,7 @@ fn header(at: u64, bytes: &[u8]) -> Result<Header, Error> {
         number: u64_at(bytes, 40),
         begun: Position::from_u64(u64_at(bytes, 48)),
         replay_from: u32_at(bytes, 56),
+        survivors: u32_at(bytes, 60),
     })
 }
 

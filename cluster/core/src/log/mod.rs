@@ -470,6 +470,7 @@ impl Log {
             number: 0,
             begun,
             replay_from: pinned.unwrap_or(u32::MAX).min(begun.number()),
+            survivors: self.survivors.tail().number(),
         });
         self.appended_before = self.appended.insert(shard, 0).unwrap_or(0);
         self.wanted = None;

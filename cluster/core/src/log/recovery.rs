@@ -95,19 +95,31 @@ impl Recovery {
                 }
             }
         }
-        let next = main.keys().next_back().map_or(1, |last| last + 1);
-        let next_survivors = survivors.keys().next_back().map_or(1, |last| last + 1);
-        let log = Log::starting_at(options, next, next_survivors);
+        found.sort_unstable();
+        let checkpoints = found
+            .into_iter()
+            .map(|(number, file, len)| Ok((read_header(number, file, options.log, disk)?, len)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        // No number may come again that a file has or a checkpoint may name.
+        let last = |numbers: &BTreeMap<u32, u64>, named: fn(&Header) -> u32| {
+            let files = numbers.keys().next_back().copied();
+            let named = checkpoints.iter().map(|(header, _)| named(header)).max();
+            files.max(named).unwrap_or(0)
+        };
+        let main_last = last(&main, |header| header.begun.number());
+        let survivors_last = last(&survivors, |header| header.survivors);
         let mut recovery = Self {
-            log,
+            log: Log::starting_at(options, main_last + 1, survivors_last + 1),
             checkpoints: BTreeMap::new(),
             segments: VecDeque::new(),
             last: BTreeMap::new(),
             cursor: Cursor::start(),
         };
-        found.sort_unstable();
-        for (number, file, len) in found {
-            recovery.find_checkpoint(number, file, len, disk)?;
+        for (header, file_bytes) in checkpoints {
+            recovery.log.checkpoints.found(&header, file_bytes);
+            recovery.last.insert(header.shard, header.index);
+            let found = Found { header, file_bytes };
+            recovery.checkpoints.insert(header.shard, found);
         }
         for (number, len) in survivors {
             let used = u32::try_from(len).unwrap_or(u32::MAX);
@@ -115,30 +127,6 @@ impl Recovery {
         }
         recovery.find_segments(&main, disk)?;
         Ok(recovery)
-    }
-
-    fn find_checkpoint(
-        &mut self,
-        number: u64,
-        file: FileName,
-        file_bytes: u64,
-        disk: &mut dyn RecoveryDisk,
-    ) -> Result<(), Error> {
-        let bytes = disk.read(file, 0, 4096).map_err(disk_error("read", file))?;
-        let header = match Reader::new(number).step(&bytes) {
-            Ok(Step::Header(header)) => header,
-            Ok(_) => return Err(corrupt(file, 0, "it has no header")),
-            Err(error) => return Err(corrupt(file, 0, error.to_string())),
-        };
-        let shard = header.shard;
-        let named = FileName::Checkpoint { shard, number };
-        if header.log != self.log.options.log || named != file || header.number != number {
-            return Err(corrupt(file, 0, "it belongs to another log"));
-        }
-        self.log.checkpoints.found(&header, file_bytes);
-        self.last.insert(shard, header.index);
-        self.checkpoints.insert(shard, Found { header, file_bytes });
-        Ok(())
     }
 
     /// Sorts the log's files into those to be read, those that nothing is to be read from, and
@@ -490,6 +478,27 @@ impl Recovery {
         assert!(self.segments.is_empty(), "the whole log was read");
         self.log
     }
+}
+
+/// The header of a checkpoint of the log with the identity `log`.
+fn read_header(
+    number: u64,
+    file: FileName,
+    log: u64,
+    disk: &mut dyn RecoveryDisk,
+) -> Result<Header, Error> {
+    let bytes = disk.read(file, 0, 4096).map_err(disk_error("read", file))?;
+    let header = match Reader::new(number).step(&bytes) {
+        Ok(Step::Header(header)) => header,
+        Ok(_) => return Err(corrupt(file, 0, "it has no header")),
+        Err(error) => return Err(corrupt(file, 0, error.to_string())),
+    };
+    let shard = header.shard;
+    let named = FileName::Checkpoint { shard, number };
+    if header.log != log || named != file || header.number != number {
+        return Err(corrupt(file, 0, "it belongs to another log"));
+    }
+    Ok(header)
 }
 
 enum Read {

@@ -1,5 +1,6 @@
 //! The log on a disk that does its worst.
 
+mod formats;
 mod model;
 
 use bytes::Bytes;
@@ -439,4 +440,22 @@ fn a_simulated_disk_keeps_what_was_synced() {
     disk.put(FIRST, vec![1; 2000]);
     disk.crash();
     assert_eq!(disk.read(FIRST, 1990, 100).expect("reads").len(), 10);
+}
+
+#[test]
+fn a_segments_number_never_comes_again() {
+    let mut model = written(15);
+    let id = ShardId(1);
+    model.append(0, &(1..=5).map(|id| settle(1, id)).collect::<Vec<_>>());
+    model.settle();
+    model.checkpoint_shard(id);
+    model.settle();
+    let begun = model.log.tail().number();
+    for file in model.disk.names() {
+        if matches!(file, FileName::Segment(_)) {
+            model.disk.remove(file).expect("removes");
+        }
+    }
+    model.recover().expect("opens");
+    assert!(model.log.tail().number() > begun);
 }

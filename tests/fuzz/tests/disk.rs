@@ -1,0 +1,112 @@
+//! Bytes from a disk: whatever they are, reading them ends with a value or an error.
+//!
+//! Checksums keep most random bytes from ever being looked at, so each target also damages
+//! something whole.
+
+use bytes::BytesMut;
+use warren_cluster_core::checkpoint::{self, Header, Writer};
+use warren_cluster_core::ids::{Index, SegmentId, ShardId, Term};
+use warren_cluster_core::log::disk::FileName;
+use warren_cluster_core::log::record::{self, At, Head, Kind};
+use warren_cluster_core::log::sim::SimDisk;
+use warren_cluster_core::log::{Item, Options, Position, Recovery};
+use warren_cluster_core::machine::CheckpointWriter;
+
+const AT: At = At {
+    log: 1,
+    segment: SegmentId(1),
+    offset: record::SEGMENT_HEAD_BYTES,
+};
+
+fn number(bytes: &[u8], at: usize) -> usize {
+    let mut word = [0; 2];
+    for (to, from) in word.iter_mut().zip(bytes.iter().skip(at)) {
+        *to = *from;
+    }
+    usize::from(u16::from_le_bytes(word))
+}
+
+/// Overwrites part of `target` with `bytes`, from a place that they name themselves.
+fn damage(target: &mut [u8], bytes: &[u8]) {
+    let from = number(bytes, 0) % target.len();
+    for (to, byte) in target[from..].iter_mut().zip(bytes.iter().skip(2)) {
+        *to = *byte;
+    }
+}
+
+fn record_of(payload: &[u8]) -> BytesMut {
+    let mut out = BytesMut::new();
+    let head = Head {
+        kind: Kind::Entry,
+        entry_kind: 0,
+        shard: ShardId(1),
+        term: 1,
+        index: 1,
+    };
+    record::encode_head(AT, &head, payload, &mut out);
+    out.extend_from_slice(payload);
+    out.extend_from_slice(record::padding(payload.len() as u32));
+    out
+}
+
+#[test]
+fn records() {
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let _ = record::mark_at(AT, bytes);
+        let _ = record::parse_segment_head(SegmentId(1), bytes);
+        if let Ok(record) = record::parse(AT, bytes) {
+            assert!(record.size as usize <= bytes.len());
+        }
+        let whole = record_of(bytes);
+        let read = record::parse(AT, &whole).expect("what we wrote we read");
+        assert_eq!(read.payload, bytes);
+    });
+}
+
+#[test]
+fn segments() {
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let mut segment = BytesMut::from(&record::encode_segment_head(1, SegmentId(1))[..]);
+        segment.extend_from_slice(&record_of(b"an entry"));
+        segment.resize(segment.len() + 64, 0);
+        let mut segment = segment.to_vec();
+        damage(&mut segment, bytes);
+        let mut disk = SimDisk::new(1);
+        disk.put(FileName::Segment(SegmentId(1)), segment);
+        let Ok(mut recovery) = Recovery::open(Options::new(1), &mut disk) else {
+            return;
+        };
+        while let Ok(Some(item)) = recovery.next(&mut disk) {
+            if let Item::Entry { payload, .. } = item {
+                assert_eq!(payload, &b"an entry"[..]);
+            }
+        }
+    });
+}
+
+#[test]
+fn checkpoints() {
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let _ = checkpoint::read(1, bytes);
+        let header = Header {
+            shard: ShardId(1),
+            index: Index(1),
+            term: Term(1),
+            log: 1,
+            number: 1,
+            begun: Position::new(1, 0),
+            replay_from: 1,
+            survivors: 1,
+        };
+        let mut writer = Writer::new(&header);
+        writer.chunk(b"a chunk");
+        writer.finish();
+        let whole = writer.take();
+        let mut damaged = whole.to_vec();
+        damage(&mut damaged, bytes);
+        if let Ok(read) = checkpoint::read(1, &damaged) {
+            assert_eq!(read.header, header);
+            assert_eq!(read.parts, [(0, &b"a chunk"[..])]);
+        }
+    });
+}
