@@ -55,7 +55,11 @@ impl Limits {
     /// The alarms that follow from `readings`, given those that were raised before.
     pub(crate) fn judge(self, readings: Readings, before: Alarms) -> Alarms {
         let clear_below = self.memory - self.memory / 32;
-        let mark = if before.memory { clear_below } else { self.memory };
+        let mark = if before.memory {
+            clear_below
+        } else {
+            self.memory
+        };
         Alarms {
             memory: readings.resident > mark,
             disk: readings.disk_free < self.disk_free,
@@ -66,7 +70,10 @@ impl Limits {
 /// Reads resident memory and the free bytes of the disk that holds `data_dir`. What cannot be
 /// read counts as nothing used (memory) or all free (disk), with a log line from the caller.
 pub(crate) fn measure(data_dir: &Path) -> std::io::Result<Readings> {
-    Ok(Readings { resident: resident_memory()?, disk_free: disk_free(data_dir)? })
+    Ok(Readings {
+        resident: resident_memory()?,
+        disk_free: disk_free(data_dir)?,
+    })
 }
 
 fn resident_memory() -> std::io::Result<u64> {
@@ -96,14 +103,21 @@ fn disk_free(folder: &Path) -> std::io::Result<u64> {
 /// The smaller of the machine's memory and the control group's limit, in bytes.
 fn available_memory() -> u64 {
     // SAFETY: sysconf reads constants of the system.
-    let (pages, page) =
-        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let (pages, page) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
     let machine = u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0);
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
-        .min()
-        .unwrap_or(u64::MAX);
+    let group = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ]
+    .iter()
+    .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
+    .min()
+    .unwrap_or(u64::MAX);
     machine.min(group)
 }
 
@@ -113,9 +127,15 @@ mod tests {
 
     #[test]
     fn alarms_rise_at_the_limit_and_clear_below_it() {
-        let limits = Limits { memory: 3200, disk_free: 50 };
+        let limits = Limits {
+            memory: 3200,
+            disk_free: 50,
+        };
         let calm = Alarms::default();
-        let at = |resident, disk_free| Readings { resident, disk_free };
+        let at = |resident, disk_free| Readings {
+            resident,
+            disk_free,
+        };
         assert_eq!(limits.judge(at(3200, 50), calm), calm);
         let raised = limits.judge(at(3201, 50), calm);
         assert!(raised.memory);
@@ -128,7 +148,10 @@ mod tests {
     fn reasons_are_rabbitmqs() {
         let reason = |memory, disk| Alarms { memory, disk }.reason();
         assert_eq!(reason(false, false), None);
-        assert_eq!(reason(true, true).as_deref(), Some("low on memory & low on disk"));
+        assert_eq!(
+            reason(true, true).as_deref(),
+            Some("low on memory & low on disk")
+        );
     }
 
     #[test]

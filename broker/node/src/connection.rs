@@ -36,7 +36,8 @@ thread_local! {
 /// One client's connection, from accept to close.
 pub(crate) struct Connection {
     broker: Arc<Broker>,
-    stream: TcpStream,
+    /// `None` once the connection has ended.
+    stream: Option<TcpStream>,
     session: Session,
     mailbox: Arc<Mailbox>,
     /// Bytes that are not a whole frame yet, or that the session did not want to take yet.
@@ -75,7 +76,7 @@ impl Connection {
     ) -> Self {
         Self {
             broker,
-            stream,
+            stream: Some(stream),
             session,
             mailbox,
             leftover: Vec::new(),
@@ -108,43 +109,58 @@ impl Connection {
         if !self.session.wants_read() || self.stalled {
             return Progress::None;
         }
-        match self.stream.poll_read_ready(cx) {
-            Poll::Pending => return Progress::None,
-            Poll::Ready(Err(_)) => {
-                self.end = Some(End::Lost);
+        loop {
+            let Some(stream) = &self.stream else {
                 return Progress::None;
+            };
+            match stream.poll_read_ready(cx) {
+                Poll::Pending => return Progress::None,
+                Poll::Ready(Err(_)) => {
+                    self.end = Some(End::Lost);
+                    return Progress::None;
+                }
+                Poll::Ready(Ok(())) => {}
             }
-            Poll::Ready(Ok(())) => {}
+            // Readiness may be stale: asked again then, so that the task is woken for new bytes.
+            if let Some(progress) = self.read_some() {
+                return progress;
+            }
         }
+    }
+
+    /// Reads once and feeds the session; `None` when the socket had nothing.
+    fn read_some(&mut self) -> Option<Progress> {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let kept = self.leftover.len();
             if buffer.len() < kept + READ_BYTES / 2 {
                 buffer.resize(kept + READ_BYTES, 0);
             }
             buffer[..kept].copy_from_slice(&self.leftover);
-            match self.stream.try_read(&mut buffer[kept..]) {
+            let read = match &self.stream {
+                Some(stream) => stream.try_read(&mut buffer[kept..]),
+                None => Ok(0),
+            };
+            match read {
                 Ok(0) => {
                     self.end = Some(End::Lost);
-                    Progress::None
+                    Some(Progress::None)
                 }
                 Ok(count) => {
-                    self.leftover.clear();
                     self.feed(&buffer[..kept + count]);
-                    Progress::Some
+                    Some(Progress::Some)
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
                 Err(_) => {
                     self.end = Some(End::Lost);
-                    Progress::None
+                    Some(Progress::None)
                 }
             }
         })
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        let used = self.with_env(|session, now, env, work| {
-            session.handle_bytes(now, env, bytes, work)
-        });
+        let used =
+            self.with_env(|session, now, env, work| session.handle_bytes(now, env, bytes, work));
         self.leftover.clear();
         self.leftover.extend_from_slice(&bytes[used..]);
         if self.leftover.is_empty() && self.leftover.capacity() > 1024 {
@@ -155,6 +171,10 @@ impl Connection {
     }
 
     fn hand_over(&mut self) {
+        // Before the work, as a request may be answered before this returns.
+        if let Some(consumers) = self.session.take_reply_consumers() {
+            self.mailbox.set_replies(consumers);
+        }
         if !self.work.items.is_empty() {
             self.broker.submit(self.session.id(), &mut self.work);
         }
@@ -185,7 +205,10 @@ impl Connection {
             if self.session.outbox().is_empty() {
                 break;
             }
-            match self.stream.poll_write_ready(cx) {
+            let Some(stream) = &self.stream else {
+                break;
+            };
+            match stream.poll_write_ready(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => {
                     self.end = Some(End::Lost);
@@ -194,8 +217,8 @@ impl Connection {
                 Poll::Ready(Ok(())) => {}
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled = self.session.outbox().slices(&mut slices);
-            match self.stream.try_write_vectored(&slices[..filled]) {
+            let filled = self.session.outbox().fill(&mut slices);
+            match stream.try_write_vectored(&slices[..filled]) {
                 Ok(count) => {
                     self.session.outbox().advance(count);
                     progress = Progress::Some;
@@ -239,10 +262,39 @@ impl Connection {
         Progress::Some
     }
 
+    /// The socket's end: it closes now, and what the session held goes back.
     fn release(&mut self) {
-        self.with_env(|session, _, env, work| session.handle_disconnect(env, work));
+        self.stream = None;
+        self.timer = None;
+        self.leftover = Vec::new();
+        self.with_env(Session::handle_disconnect);
         self.hand_over();
-        self.broker.session_closed(&self.session);
+    }
+
+    /// One round of everything; false when nothing moved.
+    fn round(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = self.read(cx) == Progress::Some;
+        progress |= self.take_events() == Progress::Some;
+        progress |= self.check_timer(cx) == Progress::Some;
+        progress |= self.write(cx) == Progress::Some;
+        if self.session.is_finished() && self.session.outbox().is_empty() {
+            self.end = Some(End::Finished);
+        }
+        progress
+    }
+
+    /// Waits, without a socket, for what the session has begun and must bring to its end.
+    fn poll_over(&mut self, cx: &Context<'_>) -> Poll<()> {
+        loop {
+            self.take_events();
+            if self.session.is_over() {
+                self.broker.session_closed(self.session.id());
+                return Poll::Ready(());
+            }
+            if self.mailbox.sleep(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
     }
 }
 
@@ -252,18 +304,14 @@ impl Future for Connection {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.mailbox.awake();
+        if this.end.is_some() {
+            return this.poll_over(cx);
+        }
         for _ in 0..ROUNDS {
-            let mut progress = false;
-            progress |= this.read(cx) == Progress::Some;
-            progress |= this.take_events() == Progress::Some;
-            progress |= this.check_timer(cx) == Progress::Some;
-            progress |= this.write(cx) == Progress::Some;
-            if this.session.is_finished() && this.session.outbox().is_empty() {
-                this.end = Some(End::Finished);
-            }
+            let progress = this.round(cx);
             if this.end.is_some() {
                 this.release();
-                return Poll::Ready(());
+                return this.poll_over(cx);
             }
             if !progress && this.mailbox.sleep(cx.waker()) {
                 return Poll::Pending;

@@ -19,8 +19,11 @@ const DESCRIPTORS_KEPT: u64 = 256;
 /// Binds `address`; the error names it and the flag that chooses another.
 pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     let listen = || -> std::io::Result<TcpListener> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
@@ -32,12 +35,18 @@ pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListene
 
 /// Raises the soft limit on descriptors to the hard one; gives the limit.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is ours and of the type that the call fills in.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return 1024;
     }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    let raised = libc::rlimit {
+        rlim_cur: limit.rlim_max,
+        ..limit
+    };
     // SAFETY: as above; the call only reads it.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
         raised.rlim_cur
@@ -81,9 +90,11 @@ fn serve(broker: &Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
         tracing::debug!(%peer, %error, "connection lost before it began");
         return;
     }
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let (session, mailbox) = broker.open_session(peer, local);
-    tokio::spawn(Connection::new(Arc::clone(broker), stream, session, mailbox));
+    let (session, mailbox) = broker.open_session(peer);
+    tokio::spawn(Connection::new(
+        Arc::clone(broker),
+        stream,
+        session,
+        mailbox,
+    ));
 }

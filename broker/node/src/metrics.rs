@@ -49,7 +49,10 @@ impl Level {
         let mut bits = self.0.load(Ordering::Relaxed);
         loop {
             let next = (f64::from_bits(bits) + by).to_bits();
-            match self.0.compare_exchange_weak(bits, next, Ordering::Relaxed, Ordering::Relaxed) {
+            match self
+                .0
+                .compare_exchange_weak(bits, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
                 Ok(_) => return,
                 Err(now) => bits = now,
             }
@@ -102,7 +105,9 @@ pub(crate) struct Registry {
 
 impl Registry {
     fn describe(&self, name: &KeyName, help: SharedString) {
-        lock(&self.tables).help.insert(name.as_str().to_owned(), help);
+        lock(&self.tables)
+            .help
+            .insert(name.as_str().to_owned(), help);
     }
 
     /// Prometheus' text exposition format, version 0.0.4.
@@ -133,7 +138,12 @@ fn render_histogram(out: &mut String, key: &Key, buckets: &Buckets) {
     let bounds = BUCKETS.iter().map(|(_, text)| *text).chain(["+Inf"]);
     for (count, bound) in buckets.counts.iter().zip(bounds) {
         total += count.load(Ordering::Relaxed);
-        let _ = writeln!(out, "{}_bucket{} {total}", key.name(), labels(key, Some(bound)));
+        let _ = writeln!(
+            out,
+            "{}_bucket{} {total}",
+            key.name(),
+            labels(key, Some(bound))
+        );
     }
     let sum = f64::from_bits(buckets.sum.0.load(Ordering::Relaxed));
     let _ = writeln!(out, "{}_sum{} {sum}", key.name(), labels(key, None));
@@ -161,13 +171,20 @@ fn labels(key: &Key, bound: Option<&str>) -> String {
     let mut pairs: Vec<String> = key
         .labels()
         .map(|label| {
-            let value =
-                label.value().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let value = label
+                .value()
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
             format!("{}=\"{value}\"", label.key())
         })
         .collect();
     pairs.extend(bound.map(|bound| format!("le=\"{bound}\"")));
-    if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) }
+    if pairs.is_empty() {
+        String::new()
+    } else {
+        format!("{{{}}}", pairs.join(","))
+    }
 }
 
 impl Recorder for Registry {
@@ -195,7 +212,9 @@ impl Recorder for Registry {
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         let mut tables = lock(&self.tables);
-        Histogram::from_arc(Arc::clone(tables.histograms.entry(key.clone()).or_default()))
+        Histogram::from_arc(Arc::clone(
+            tables.histograms.entry(key.clone()).or_default(),
+        ))
     }
 }
 

@@ -94,7 +94,9 @@ struct Slot {
 
 impl Sessions {
     pub(crate) fn new() -> Self {
-        Self { slots: RwLock::new(Slots::default()) }
+        Self {
+            slots: RwLock::new(Slots::default()),
+        }
     }
 
     /// A new session's id and mailbox.
@@ -108,7 +110,10 @@ impl Sessions {
         slot.uses += 1;
         let mailbox = Arc::new(Mailbox::default());
         slot.mailbox = Some(Arc::clone(&mailbox));
-        (SessionId(u64::from(slot.uses) << 32 | u64::from(index)), mailbox)
+        (
+            SessionId(u64::from(slot.uses) << 32 | u64::from(index)),
+            mailbox,
+        )
     }
 
     /// Forgets a session; what comes for it from now on is dropped.
@@ -144,7 +149,11 @@ impl Sessions {
     pub(crate) fn put_all(&self, event: &Event) {
         let all: Vec<_> = {
             let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-            slots.entries.iter().filter_map(|slot| slot.mailbox.clone()).collect()
+            slots
+                .entries
+                .iter()
+                .filter_map(|slot| slot.mailbox.clone())
+                .collect()
         };
         for mailbox in all {
             mailbox.put([event.clone()]);
@@ -160,7 +169,9 @@ impl Sessions {
     /// Whether a reply consumer is still there.
     pub(crate) fn replies_to(&self, address: ReplyAddress) -> bool {
         self.find(address.session).is_some_and(|mailbox| {
-            lock(&mailbox.inner).replies.contains(&(address.channel, address.nonce))
+            lock(&mailbox.inner)
+                .replies
+                .contains(&(address.channel, address.nonce))
         })
     }
 }

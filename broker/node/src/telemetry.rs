@@ -16,14 +16,17 @@ pub(crate) fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
         "none" => "off",
         other => other,
     };
-    let filter =
-        EnvFilter::try_new(level).map_err(|cause| anyhow::anyhow!("log level '{level}': {cause}"))?;
-    let builder =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let filter = EnvFilter::try_new(level)
+        .map_err(|cause| anyhow::anyhow!("log level '{level}': {cause}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
     match format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text => {
-            builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+            builder
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .init();
         }
     }
     Ok(())

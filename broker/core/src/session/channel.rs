@@ -286,7 +286,7 @@ impl Channel {
         self.consumers = Vec::new();
         self.getters = Vec::new();
         self.gated = Vec::new();
-        self.reply = None;
+        common.replies_changed |= self.reply.take().is_some();
         self.unacked = UnackedTable::default();
         if let Some(wait) = self.wait.take()
             && let Wait::Operation { token, control, .. } = *wait

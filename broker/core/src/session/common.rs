@@ -113,6 +113,8 @@ pub(super) struct Common {
     pub(super) orphans: Vec<(Token, Box<Control>)>,
     pub(super) random: Random,
     pub(super) routing: Option<Box<super::routing::Routing>>,
+    /// A reply consumer came or went since the driver last asked.
+    pub(super) replies_changed: bool,
     next_token: u64,
     next_incarnation: u32,
 }
@@ -139,6 +141,7 @@ impl Common {
             orphans: Vec::new(),
             random: Random::new(seed),
             routing: None,
+            replies_changed: false,
             next_token: 0,
             next_incarnation: 0,
             options,

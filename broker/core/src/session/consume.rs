@@ -193,6 +193,7 @@ impl Channel {
         let Some(number) = self.consumer(tag, common) else {
             if self.reply.as_ref().is_some_and(|r| r.has_tag(tag)) {
                 self.reply = None;
+                common.replies_changed = true;
             }
             if !cancel.nowait {
                 common.write_cancel_ok(self.number, tag.as_bytes());

@@ -92,6 +92,7 @@ impl Channel {
         }
         let nonce = common.random.draw();
         self.reply = Some(Box::new(ReplyConsumer { tag, nonce }));
+        common.replies_changed = true;
         Ok(())
     }
 

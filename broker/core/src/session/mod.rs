@@ -256,6 +256,17 @@ impl Session {
         self.common.login_error
     }
 
+    /// The reply consumers as (channel, nonce), when one came or went since this was last asked:
+    /// what the driver's [`ReplyDirectory`] goes by.
+    pub fn take_reply_consumers(&mut self) -> Option<Vec<(u16, u64)>> {
+        let changed = std::mem::take(&mut self.common.replies_changed);
+        changed.then(|| {
+            let channels = self.channels.iter();
+            let consumers = channels.filter_map(|it| Some((it.number, it.reply.as_ref()?.nonce)));
+            consumers.collect()
+        })
+    }
+
     /// The session's number.
     #[must_use]
     pub fn id(&self) -> SessionId {

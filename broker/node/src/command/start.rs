@@ -44,8 +44,10 @@ pub(crate) struct Arguments {
 
 /// Runs a node; gives the exit code.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
-    let (mut config, unknown) =
-        Config::load(arguments.config.as_deref(), std::env::vars_os().filter_map(readable))?;
+    let (mut config, unknown) = Config::load(
+        arguments.config.as_deref(),
+        std::env::vars_os().filter_map(readable),
+    )?;
     arguments.apply(&mut config);
     if arguments.check {
         for name in &unknown {
@@ -68,9 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
     runtime.block_on(node::run(config))
 }
 
-fn readable(
-    (name, value): (std::ffi::OsString, std::ffi::OsString),
-) -> Option<(String, String)> {
+fn readable((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
 

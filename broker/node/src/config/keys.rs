@@ -1,9 +1,9 @@
 //! Every key that the configuration knows, once.
 
+use super::Config;
 use super::values::{
     LogFormat, MemoryLimit, address, boolean, fraction, integer, list, size, text,
 };
-use super::Config;
 
 type Set = fn(&mut Config, &toml::Value) -> Result<(), String>;
 
@@ -50,14 +50,25 @@ const UNSUPPORTED: &[&str] = &[
     "proxy_protocol",
 ];
 
+fn put<T>(value: Result<T, String>, field: &mut T) -> Result<(), String> {
+    *field = value?;
+    Ok(())
+}
+
 fn flag(config: &mut bool, value: &toml::Value) -> Result<(), String> {
     *config = boolean(value)?;
     Ok(())
 }
 
 const KEYS: &[Key] = &[
-    Key { name: "warren.node_name", set: |c, v| Ok(c.node_name = text(v)?) },
-    Key { name: "warren.data_dir", set: |c, v| Ok(c.data_dir = text(v)?.into()) },
+    Key {
+        name: "warren.node_name",
+        set: |c, v| put(text(v), &mut c.node_name),
+    },
+    Key {
+        name: "warren.data_dir",
+        set: |c, v| put(text(v).map(Into::into), &mut c.data_dir),
+    },
     Key {
         name: "listeners.tcp.default",
         set: |c, v| {
@@ -73,31 +84,77 @@ const KEYS: &[Key] = &[
                 .into_iter()
                 .map(|item| address(&toml::Value::String(item), fallback))
                 .collect::<Result<_, _>>()?;
-            if c.amqp.is_empty() { Err("the list is empty".into()) } else { Ok(()) }
+            if c.amqp.is_empty() {
+                Err("the list is empty".into())
+            } else {
+                Ok(())
+            }
         },
     },
-    Key { name: "management.tcp.port", set: |c, v| Ok(c.http = address(v, c.http)?) },
-    Key { name: "management.tcp.ip", set: |c, v| Ok(c.http.set_ip(ip(v)?)) },
-    Key { name: "prometheus.tcp.port", set: |c, v| Ok(c.metrics = address(v, c.metrics)?) },
-    Key { name: "prometheus.tcp.ip", set: |c, v| Ok(c.metrics.set_ip(ip(v)?)) },
-    Key { name: "warren.cluster_addr", set: |c, v| Ok(c.cluster = address(v, c.cluster)?) },
-    Key { name: "default_user", set: |c, v| Ok(c.default_user = Some(text(v)?)) },
-    Key { name: "default_pass", set: |c, v| Ok(c.default_pass = Some(text(v)?)) },
-    Key { name: "default_vhost", set: |c, v| Ok(c.default_vhost = text(v)?) },
-    Key { name: "default_user_tags.administrator", set: |c, v| tag(c, "administrator", v) },
-    Key { name: "default_user_tags.management", set: |c, v| tag(c, "management", v) },
-    Key { name: "default_user_tags.monitoring", set: |c, v| tag(c, "monitoring", v) },
-    Key { name: "default_user_tags.policymaker", set: |c, v| tag(c, "policymaker", v) },
-    Key { name: "default_user_tags.impersonator", set: |c, v| tag(c, "impersonator", v) },
+    Key {
+        name: "management.tcp.port",
+        set: |c, v| put(address(v, c.http), &mut c.http),
+    },
+    Key {
+        name: "management.tcp.ip",
+        set: |c, v| ip(v).map(|ip| c.http.set_ip(ip)),
+    },
+    Key {
+        name: "prometheus.tcp.port",
+        set: |c, v| put(address(v, c.metrics), &mut c.metrics),
+    },
+    Key {
+        name: "prometheus.tcp.ip",
+        set: |c, v| ip(v).map(|ip| c.metrics.set_ip(ip)),
+    },
+    Key {
+        name: "warren.cluster_addr",
+        set: |c, v| put(address(v, c.cluster), &mut c.cluster),
+    },
+    Key {
+        name: "default_user",
+        set: |c, v| put(text(v).map(Some), &mut c.default_user),
+    },
+    Key {
+        name: "default_pass",
+        set: |c, v| put(text(v).map(Some), &mut c.default_pass),
+    },
+    Key {
+        name: "default_vhost",
+        set: |c, v| put(text(v), &mut c.default_vhost),
+    },
+    Key {
+        name: "default_user_tags.administrator",
+        set: |c, v| tag(c, "administrator", v),
+    },
+    Key {
+        name: "default_user_tags.management",
+        set: |c, v| tag(c, "management", v),
+    },
+    Key {
+        name: "default_user_tags.monitoring",
+        set: |c, v| tag(c, "monitoring", v),
+    },
+    Key {
+        name: "default_user_tags.policymaker",
+        set: |c, v| tag(c, "policymaker", v),
+    },
+    Key {
+        name: "default_user_tags.impersonator",
+        set: |c, v| tag(c, "impersonator", v),
+    },
     Key {
         name: "default_permissions.configure",
-        set: |c, v| Ok(c.default_permissions[0] = text(v)?),
+        set: |c, v| put(text(v), &mut c.default_permissions[0]),
     },
     Key {
         name: "default_permissions.write",
-        set: |c, v| Ok(c.default_permissions[1] = text(v)?),
+        set: |c, v| put(text(v), &mut c.default_permissions[1]),
     },
-    Key { name: "default_permissions.read", set: |c, v| Ok(c.default_permissions[2] = text(v)?) },
+    Key {
+        name: "default_permissions.read",
+        set: |c, v| put(text(v), &mut c.default_permissions[2]),
+    },
     Key {
         name: "loopback_users",
         set: |c, v| {
@@ -109,13 +166,26 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "heartbeat",
-        set: |c, v| Ok(c.heartbeat_secs = integer(v, 0, u64::from(u16::MAX))? as u16),
+        set: |c, v| {
+            put(
+                integer(v, 0, u64::from(u16::MAX)).map(|n| n as u16),
+                &mut c.heartbeat_secs,
+            )
+        },
     },
     Key {
         name: "frame_max",
-        set: |c, v| Ok(c.frame_max = integer(v, 4096, (1 << 31) - 1)? as u32),
+        set: |c, v| {
+            put(
+                integer(v, 4096, (1 << 31) - 1).map(|n| n as u32),
+                &mut c.frame_max,
+            )
+        },
     },
-    Key { name: "channel_max", set: |c, v| Ok(c.channel_max = integer(v, 1, 65535)? as u16) },
+    Key {
+        name: "channel_max",
+        set: |c, v| put(integer(v, 1, 65535).map(|n| n as u16), &mut c.channel_max),
+    },
     Key {
         name: "connection_max",
         set: |c, v| {
@@ -149,27 +219,46 @@ const KEYS: &[Key] = &[
     },
     Key {
         name: "handshake_timeout",
-        set: |c, v| Ok(c.handshake_timeout = integer(v, 1, 3_600_000)?),
+        set: |c, v| put(integer(v, 1, 3_600_000), &mut c.handshake_timeout),
     },
-    Key { name: "cluster_name", set: |c, v| Ok(c.cluster_name = Some(text(v)?)) },
+    Key {
+        name: "cluster_name",
+        set: |c, v| put(text(v).map(Some), &mut c.cluster_name),
+    },
     Key {
         name: "vm_memory_high_watermark.relative",
-        set: |c, v| Ok(c.memory_high_watermark = MemoryLimit::Relative(fraction(v)?)),
+        set: |c, v| {
+            put(
+                fraction(v).map(MemoryLimit::Relative),
+                &mut c.memory_high_watermark,
+            )
+        },
     },
     Key {
         name: "vm_memory_high_watermark.absolute",
-        set: |c, v| Ok(c.memory_high_watermark = MemoryLimit::Absolute(size(v)?)),
+        set: |c, v| {
+            put(
+                size(v).map(MemoryLimit::Absolute),
+                &mut c.memory_high_watermark,
+            )
+        },
     },
-    Key { name: "disk_free_limit.absolute", set: |c, v| Ok(c.disk_free_limit = size(v)?) },
+    Key {
+        name: "disk_free_limit.absolute",
+        set: |c, v| put(size(v), &mut c.disk_free_limit),
+    },
     Key {
         name: "warren.shutdown_timeout",
-        set: |c, v| Ok(c.shutdown_timeout = integer(v, 1, 3_600_000)?),
+        set: |c, v| put(integer(v, 1, 3_600_000), &mut c.shutdown_timeout),
     },
     Key {
         name: "shutdown_timeout",
-        set: |c, v| Ok(c.shutdown_timeout = integer(v, 1, 3_600_000)?),
+        set: |c, v| put(integer(v, 1, 3_600_000), &mut c.shutdown_timeout),
     },
-    Key { name: "cluster.shards", set: |c, v| Ok(c.shards = integer(v, 1, 4096)? as u32) },
+    Key {
+        name: "cluster.shards",
+        set: |c, v| put(integer(v, 1, 4096).map(|n| n as u32), &mut c.shards),
+    },
     Key {
         name: "log.sync",
         set: |c, v| {
@@ -192,8 +281,14 @@ const KEYS: &[Key] = &[
             Ok(())
         },
     },
-    Key { name: "log.young_bytes", set: |c, v| Ok(c.young_bytes = size(v)?) },
-    Key { name: "log.console.level", set: |c, v| Ok(c.log_level = text(v)?) },
+    Key {
+        name: "log.young_bytes",
+        set: |c, v| put(size(v), &mut c.young_bytes),
+    },
+    Key {
+        name: "log.console.level",
+        set: |c, v| put(text(v), &mut c.log_level),
+    },
     Key {
         name: "log.console.formatter",
         set: |c, v| {
@@ -209,7 +304,9 @@ const KEYS: &[Key] = &[
 
 fn ip(value: &toml::Value) -> Result<std::net::IpAddr, String> {
     let text = text(value)?;
-    text.trim().parse().map_err(|_| format!("'{text}' is not an IP address"))
+    text.trim()
+        .parse()
+        .map_err(|_| format!("'{text}' is not an IP address"))
 }
 
 fn tag(config: &mut Config, tag: &str, value: &toml::Value) -> Result<(), String> {
@@ -233,7 +330,10 @@ pub(super) fn find_variable(variable: &str) -> Option<&'static Key> {
 /// What to say after "unknown key": that it is RabbitMQ's and not built, or the nearest name.
 pub(super) fn hint(unknown: &str) -> String {
     let known = |prefix: &&&str| {
-        unknown == **prefix || unknown.strip_prefix(**prefix).is_some_and(|r| r.starts_with('.'))
+        unknown == **prefix
+            || unknown
+                .strip_prefix(**prefix)
+                .is_some_and(|r| r.starts_with('.'))
     };
     if UNSUPPORTED.iter().find(known).is_some() {
         return " (a key of RabbitMQ that is not supported yet)".to_owned();
@@ -253,7 +353,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut corner = row[0];
         row[0] = i + 1;
         for (j, y) in b.bytes().enumerate() {
-            let next = (corner + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            let next = (corner + usize::from(x != y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
             corner = row[j + 1];
             row[j + 1] = next;
         }

@@ -9,50 +9,50 @@ mod values;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use values::{LogFormat, MemoryLimit};
+pub(crate) use values::{LogFormat, MemoryLimit};
 
 /// What the node runs with. Sizes in bytes, times in milliseconds unless the name says else.
 #[derive(Clone, Debug)]
-pub struct Config {
-    pub node_name: String,
-    pub data_dir: PathBuf,
-    pub amqp: Vec<SocketAddr>,
-    pub http: SocketAddr,
-    pub metrics: SocketAddr,
-    pub cluster: SocketAddr,
+pub(crate) struct Config {
+    pub(crate) node_name: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) amqp: Vec<SocketAddr>,
+    pub(crate) http: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) cluster: SocketAddr,
 
-    pub default_user: Option<String>,
-    pub default_pass: Option<String>,
-    pub default_vhost: String,
-    pub default_user_tags: Vec<String>,
-    pub default_permissions: [String; 3],
+    pub(crate) default_user: Option<String>,
+    pub(crate) default_pass: Option<String>,
+    pub(crate) default_vhost: String,
+    pub(crate) default_user_tags: Vec<String>,
+    pub(crate) default_permissions: [String; 3],
     /// Users that may log in from loopback alone.
-    pub loopback_users: Vec<String>,
+    pub(crate) loopback_users: Vec<String>,
 
-    pub heartbeat_secs: u16,
-    pub frame_max: u32,
-    pub channel_max: u16,
+    pub(crate) heartbeat_secs: u16,
+    pub(crate) frame_max: u32,
+    pub(crate) channel_max: u16,
     /// `None`: as many as descriptors allow.
-    pub connection_max: Option<usize>,
-    pub max_message_size: u64,
-    pub consumer_max_per_channel: Option<u32>,
-    pub handshake_timeout: u64,
-    pub cluster_name: Option<String>,
+    pub(crate) connection_max: Option<usize>,
+    pub(crate) max_message_size: u64,
+    pub(crate) consumer_max_per_channel: Option<u32>,
+    pub(crate) handshake_timeout: u64,
+    pub(crate) cluster_name: Option<String>,
 
-    pub memory_high_watermark: MemoryLimit,
-    pub disk_free_limit: u64,
-    pub shutdown_timeout: u64,
+    pub(crate) memory_high_watermark: MemoryLimit,
+    pub(crate) disk_free_limit: u64,
+    pub(crate) shutdown_timeout: u64,
 
     /// Queue shards; fixed when the data folder is made.
-    pub shards: u32,
+    pub(crate) shards: u32,
     /// Whether a confirm waits for fdatasync (`data`) or for the page cache (`os`).
-    pub log_sync: bool,
-    pub segment_bytes: u32,
+    pub(crate) log_sync: bool,
+    pub(crate) segment_bytes: u32,
     /// Bodies kept in memory beside what queues without a log hold.
-    pub young_bytes: u64,
+    pub(crate) young_bytes: u64,
 
-    pub log_level: String,
-    pub log_format: LogFormat,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
 }
 
 impl Default for Config {
@@ -72,7 +72,7 @@ impl Default for Config {
             default_permissions: [".*".into(), ".*".into(), ".*".into()],
             loopback_users: vec!["guest".into()],
             heartbeat_secs: 60,
-            frame_max: warren_protocol::limits::FRAME_MAX_DEFAULT,
+            frame_max: warren_protocol::limits::FRAME_MAX_BYTES_DEFAULT,
             channel_max: 2047,
             connection_max: None,
             max_message_size: 16 * 1024 * 1024,
@@ -94,15 +94,29 @@ impl Default for Config {
 
 /// What was wrong with the configuration: where, which key, why.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     #[error("cannot read {path}: {cause}")]
-    Read { path: PathBuf, cause: std::io::Error },
+    Read {
+        path: PathBuf,
+        cause: std::io::Error,
+    },
     #[error("{path} is not TOML: {cause}")]
-    Syntax { path: PathBuf, cause: Box<toml::de::Error> },
+    Syntax {
+        path: PathBuf,
+        cause: Box<toml::de::Error>,
+    },
     #[error("{place}: unknown key '{key}'{hint}")]
-    Unknown { place: String, key: String, hint: String },
+    Unknown {
+        place: String,
+        key: String,
+        hint: String,
+    },
     #[error("{place}: key '{key}': {cause}")]
-    Value { place: String, key: String, cause: String },
+    Value {
+        place: String,
+        key: String,
+        cause: String,
+    },
 }
 
 impl Config {
@@ -111,7 +125,7 @@ impl Config {
     ///
     /// # Errors
     /// An unreadable file, an unknown key or a value that does not fit its key.
-    pub fn load(
+    pub(crate) fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<String>), Error> {
@@ -124,13 +138,15 @@ impl Config {
     }
 
     /// The name operators and clients see for the cluster.
-    pub fn cluster_name(&self) -> &str {
+    pub(crate) fn cluster_name(&self) -> &str {
         self.cluster_name.as_deref().unwrap_or(&self.node_name)
     }
 
     fn apply_file(&mut self, path: &Path) -> Result<(), Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
+        let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
         let table: toml::Table = toml::from_str(&text).map_err(|cause| Error::Syntax {
             path: path.to_owned(),
             cause: Box::new(cause),
@@ -138,14 +154,13 @@ impl Config {
         self.apply_table(&table, "", &path.display().to_string())
     }
 
-    fn apply_table(
-        &mut self,
-        table: &toml::Table,
-        prefix: &str,
-        place: &str,
-    ) -> Result<(), Error> {
+    fn apply_table(&mut self, table: &toml::Table, prefix: &str, place: &str) -> Result<(), Error> {
         for (name, value) in table {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let key = if prefix.is_empty() {
+                name.clone()
+            } else {
+                format!("{prefix}.{name}")
+            };
             if let Some(known) = keys::find(&key) {
                 known.set(self, value).map_err(|cause| Error::Value {
                     place: place.to_owned(),
@@ -156,7 +171,11 @@ impl Config {
                 self.apply_table(inner, &key, place)?;
             } else {
                 let hint = keys::hint(&key);
-                return Err(Error::Unknown { place: place.to_owned(), key, hint });
+                return Err(Error::Unknown {
+                    place: place.to_owned(),
+                    key,
+                    hint,
+                });
             }
         }
         Ok(())
@@ -175,11 +194,13 @@ impl Config {
                 unknown.push(name);
                 continue;
             };
-            known.set(self, &toml::Value::String(value)).map_err(|cause| Error::Value {
-                place: format!("environment variable {name}"),
-                key: known.name.to_owned(),
-                cause,
-            })?;
+            known
+                .set(self, &toml::Value::String(value))
+                .map_err(|cause| Error::Value {
+                    place: format!("environment variable {name}"),
+                    key: known.name.to_owned(),
+                    cause,
+                })?;
         }
         Ok(unknown)
     }
@@ -190,7 +211,10 @@ fn hostname() -> String {
     // SAFETY: the buffer is ours and its length is given; gethostname ends the name with a zero
     // when it fits, and the search below bounds the read otherwise.
     let status = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len()) };
-    let end = buffer.iter().position(|&byte| byte == 0).unwrap_or(buffer.len());
+    let end = buffer
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(buffer.len());
     match std::str::from_utf8(&buffer[..end]) {
         Ok(name) if status == 0 && !name.is_empty() => {
             name.split('.').next().unwrap_or(name).to_owned()
@@ -215,9 +239,13 @@ mod tests {
             from_text("heartbeat = 30\nlisteners.tcp.default = 5700").expect("known keys");
         let unknown = config
             .apply_environment(
-                [("WARREN_HEARTBEAT", "15"), ("WARREN_NONSENSE", "1"), ("PATH", "x")]
-                    .into_iter()
-                    .map(|(name, value)| (name.to_owned(), value.to_owned())),
+                [
+                    ("WARREN_HEARTBEAT", "15"),
+                    ("WARREN_NONSENSE", "1"),
+                    ("PATH", "x"),
+                ]
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
             )
             .expect("fits");
         assert_eq!(config.heartbeat_secs, 15);
@@ -227,25 +255,44 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused_by_name() {
-        let error = from_text("hartbeat = 30").expect_err("misspelt").to_string();
-        assert_eq!(error, "test.toml: unknown key 'hartbeat' (did you mean 'heartbeat'?)");
-        let error = from_text("listeners.ssl.default = 5671").expect_err("not built").to_string();
+        let error = from_text("hartbeat = 30")
+            .expect_err("misspelt")
+            .to_string();
+        assert_eq!(
+            error,
+            "test.toml: unknown key 'hartbeat' (did you mean 'heartbeat'?)"
+        );
+        let error = from_text("listeners.ssl.default = 5671")
+            .expect_err("not built")
+            .to_string();
         assert!(error.contains("'listeners.ssl.default'"), "{error}");
         assert!(error.contains("not supported yet"), "{error}");
     }
 
     #[test]
     fn values_that_do_not_fit_name_their_key() {
-        let error = from_text("frame_max = 12").expect_err("too small").to_string();
-        assert_eq!(error, "test.toml: key 'frame_max': 12 is not between 4096 and 2147483647");
-        let error = from_text("heartbeat = 'often'").expect_err("no number").to_string();
-        assert_eq!(error, "test.toml: key 'heartbeat': 'often' is not a whole number");
+        let error = from_text("frame_max = 12")
+            .expect_err("too small")
+            .to_string();
+        assert_eq!(
+            error,
+            "test.toml: key 'frame_max': 12 is not between 4096 and 2147483647"
+        );
+        let error = from_text("heartbeat = 'often'")
+            .expect_err("no number")
+            .to_string();
+        assert_eq!(
+            error,
+            "test.toml: key 'heartbeat': 'often' is not a whole number"
+        );
     }
 
     #[test]
     fn sizes_take_units() {
-        let config = from_text("vm_memory_high_watermark.absolute = '1GiB'\ndisk_free_limit.absolute = '2GB'")
-            .expect("known keys");
+        let config = from_text(
+            "vm_memory_high_watermark.absolute = '1GiB'\ndisk_free_limit.absolute = '2GB'",
+        )
+        .expect("known keys");
         assert_eq!(config.memory_high_watermark, MemoryLimit::Absolute(1 << 30));
         assert_eq!(config.disk_free_limit, 2_000_000_000);
     }

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
 /// `vm_memory_high_watermark`: above it publishers wait.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum MemoryLimit {
+pub(crate) enum MemoryLimit {
     /// A share of the smaller of the machine's memory and the control group's limit.
     Relative(f64),
     /// Bytes.
@@ -24,9 +24,10 @@ pub(super) fn integer(value: &toml::Value, low: u64, high: u64) -> Result<u64, S
         toml::Value::Integer(number) => {
             u64::try_from(*number).map_err(|_| format!("{number} is negative"))?
         }
-        toml::Value::String(text) => {
-            text.trim().parse().map_err(|_| format!("'{text}' is not a whole number"))?
-        }
+        toml::Value::String(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| format!("'{text}' is not a whole number"))?,
         other => return Err(format!("{other} is not a whole number")),
     };
     if (low..=high).contains(&number) {
@@ -41,9 +42,10 @@ pub(super) fn fraction(value: &toml::Value) -> Result<f64, String> {
     let number = match value {
         toml::Value::Float(number) => *number,
         toml::Value::Integer(1) => 1.0,
-        toml::Value::String(text) => {
-            text.trim().parse().map_err(|_| format!("'{text}' is not a number"))?
-        }
+        toml::Value::String(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| format!("'{text}' is not a number"))?,
         other => return Err(format!("{other} is not a number")),
     };
     if number > 0.0 && number <= 1.0 {
@@ -59,7 +61,9 @@ pub(super) fn size(value: &toml::Value) -> Result<u64, String> {
         return integer(value, 0, u64::MAX);
     };
     let trimmed = text.trim();
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let digits = trimmed
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(trimmed.len());
     let unit: u64 = match trimmed[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" | "ki" => 1 << 10,
@@ -70,11 +74,18 @@ pub(super) fn size(value: &toml::Value) -> Result<u64, String> {
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
-        other => return Err(format!("'{other}' is not a unit (try kB, MB, GB, KiB, MiB, GiB)")),
+        other => {
+            return Err(format!(
+                "'{other}' is not a unit (try kB, MB, GB, KiB, MiB, GiB)"
+            ));
+        }
     };
-    let number: u64 =
-        trimmed[..digits].parse().map_err(|_| format!("'{text}' is not a size"))?;
-    number.checked_mul(unit).ok_or_else(|| format!("'{text}' is too large"))
+    let number: u64 = trimmed[..digits]
+        .parse()
+        .map_err(|_| format!("'{text}' is not a size"))?;
+    number
+        .checked_mul(unit)
+        .ok_or_else(|| format!("'{text}' is too large"))
 }
 
 pub(super) fn text(value: &toml::Value) -> Result<String, String> {
@@ -111,7 +122,10 @@ pub(super) fn address(value: &toml::Value, default: SocketAddr) -> Result<Socket
     if let toml::Value::String(text) = value
         && text.contains(':')
     {
-        return text.trim().parse().map_err(|_| format!("'{text}' is not IP:PORT"));
+        return text
+            .trim()
+            .parse()
+            .map_err(|_| format!("'{text}' is not IP:PORT"));
     }
     let port = integer(value, 0, u64::from(u16::MAX))?;
     Ok(SocketAddr::new(default.ip(), port as u16))

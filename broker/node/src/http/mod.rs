@@ -18,7 +18,9 @@ use crate::broker::Broker;
 
 /// Serves `/metrics`, without a login, until the node stops.
 pub(crate) async fn serve_metrics(broker: Arc<Broker>, listener: TcpListener) {
-    let router = Router::new().route("/metrics", get(metrics)).with_state(broker);
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(broker);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the metrics server ended");
     }
@@ -38,7 +40,11 @@ pub(crate) async fn serve_api(broker: Arc<Broker>, listener: TcpListener) {
 
 async fn metrics(State(broker): State<Arc<Broker>>) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], broker.render_metrics()).into_response()
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        broker.render_metrics(),
+    )
+        .into_response()
 }
 
 async fn not_found() -> Response {
@@ -58,17 +64,20 @@ fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(encoded.trim())
+        .ok()?;
     let colon = decoded.iter().position(|&byte| byte == b':')?;
     let user = String::from_utf8(decoded[..colon].to_vec()).ok()?;
     Some((user, decoded[colon + 1..].to_vec()))
 }
 
 fn not_authorised() -> Response {
-    let mut response =
-        error(StatusCode::UNAUTHORIZED, "not_authorized", "Not_Authorized");
+    let mut response = error(StatusCode::UNAUTHORIZED, "not_authorized", "Not_Authorized");
     let challenge = header::HeaderValue::from_static("Basic realm=\"RabbitMQ Management\"");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
     response
 }
 
@@ -80,9 +89,18 @@ mod tests {
     fn credentials_may_hold_colons_and_raw_bytes() {
         let mut headers = HeaderMap::new();
         assert_eq!(credentials(&headers), None);
-        headers.insert(header::AUTHORIZATION, "Basic Z3Vlc3Q6YTpi".parse().expect("ascii"));
-        assert_eq!(credentials(&headers), Some(("guest".to_owned(), b"a:b".to_vec())));
-        headers.insert(header::AUTHORIZATION, "Bearer Z3Vlc3Q6".parse().expect("ascii"));
+        headers.insert(
+            header::AUTHORIZATION,
+            "Basic Z3Vlc3Q6YTpi".parse().expect("ascii"),
+        );
+        assert_eq!(
+            credentials(&headers),
+            Some(("guest".to_owned(), b"a:b".to_vec()))
+        );
+        headers.insert(
+            header::AUTHORIZATION,
+            "Bearer Z3Vlc3Q6".parse().expect("ascii"),
+        );
         assert_eq!(credentials(&headers), None);
     }
 }

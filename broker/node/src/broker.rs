@@ -1,0 +1,460 @@
+//! What all of a node's tasks share: the topology, the sessions, the way to the lane, alarms.
+//!
+//! - The topology has one writer: the sink, under the lane's lock. Everyone else reads snapshots.
+//! - A session sees a topology at least as new as the events that it is handed.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam::queue::SegQueue;
+use warren_broker_core::auth;
+use warren_broker_core::definitions::Store;
+use warren_broker_core::dispatch::control::Home;
+use warren_broker_core::dispatch::reconcile;
+use warren_broker_core::dispatch::work::{Item, ReplyAddress, Ticket, Work};
+use warren_broker_core::ids::{QueueId, SessionId, Token};
+use warren_broker_core::session::event::Event;
+use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
+use warren_broker_core::shard::Shard;
+use warren_broker_core::shard::effect::Effect;
+use warren_broker_core::topology::Topology;
+use warren_cluster::{Handle, Sink};
+use warren_cluster_core::ids::{Instant, NodeId, ShardId};
+use warren_cluster_core::inbox::{Input, Outputs};
+use warren_cluster_core::rows::Change;
+
+use crate::alarms::{Alarms, Limits};
+use crate::config::Config;
+use crate::metrics::Registry;
+use crate::sessions::{Mailbox, Sessions, lock};
+use crate::stats::Stats;
+
+/// The node itself, where sessions are named.
+pub(crate) const NODE: SessionId = SessionId(0);
+
+/// Something to do after a queue's shard said so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Chore {
+    /// The queue closed itself: its row goes.
+    RemoveClosed(QueueId),
+    /// The queue is dropped: its tombstone goes.
+    Forget(QueueId),
+}
+
+type LaneInput = Input<warren_broker_core::shard::input::Input, Ticket>;
+
+/// A node's shared state. Made before the lane opens, as it is the lane's sink.
+pub(crate) struct Broker {
+    config: Config,
+    sessions: Sessions,
+    topology: ArcSwap<Topology>,
+    lane: OnceLock<Handle<Shard, Ticket>>,
+    session_options: Arc<SessionOptions>,
+    limits: Limits,
+    alarms: Mutex<Alarms>,
+    /// What waits for the node itself.
+    mailbox: Mailbox,
+    /// At most two a queue.
+    chores: SegQueue<Chore>,
+    chores_notify: tokio::sync::Notify,
+    home: Home,
+    stopping: AtomicBool,
+    registry: Registry,
+    stats: Stats,
+}
+
+impl Broker {
+    pub(crate) fn new(config: Config, registry: Registry) -> Self {
+        let session_options = Arc::new(session_options(&config));
+        let limits = Limits::new(config.memory_high_watermark, config.disk_free_limit);
+        let stats = Stats::new(&config, limits);
+        Self {
+            sessions: Sessions::new(),
+            topology: ArcSwap::from_pointee(Topology::new(random())),
+            lane: OnceLock::new(),
+            session_options,
+            limits,
+            alarms: Mutex::new(Alarms::default()),
+            mailbox: Mailbox::default(),
+            chores: SegQueue::new(),
+            chores_notify: tokio::sync::Notify::new(),
+            home: Home {
+                node: NodeId(0),
+                incarnation: random(),
+            },
+            stopping: AtomicBool::new(false),
+            registry,
+            stats,
+            config,
+        }
+    }
+
+    /// The lane is open: from here on work can be handed over.
+    pub(crate) fn set_lane(&self, lane: Handle<Shard, Ticket>) {
+        assert!(self.lane.set(lane).is_ok(), "a node opens its lane once");
+    }
+
+    pub(crate) fn lane(&self) -> &Handle<Shard, Ticket> {
+        self.lane
+            .get()
+            .expect("clients are served only after the lane is open")
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The newest topology.
+    pub(crate) fn topology(&self) -> arc_swap::Guard<Arc<Topology>> {
+        self.topology.load()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.lane().now().mono
+    }
+
+    /// The moment of the lane's clock on tokio's.
+    pub(crate) fn tokio_instant(&self, at: Instant) -> tokio::time::Instant {
+        let from_now = Duration::from_micros(at.micros_since(self.now()));
+        tokio::time::Instant::now() + from_now
+    }
+
+    pub(crate) fn env<'a>(&'a self, topology: &'a Arc<Topology>) -> Env<'a> {
+        Env {
+            topology,
+            replies: self,
+            shards: self.lane().shards(),
+            home: self.home,
+        }
+    }
+
+    /// Hands over what a turn of a session wants done.
+    pub(crate) fn submit(&self, session: SessionId, work: &mut Work) {
+        let mut inputs: Vec<LaneInput> = Vec::with_capacity(work.items.len());
+        for item in work.items.drain(..) {
+            match item {
+                Item::Propose {
+                    shard,
+                    batch,
+                    number,
+                } => {
+                    let ticket = Ticket {
+                        session: Some(session),
+                        number,
+                    };
+                    inputs.push(Input::Propose {
+                        shard,
+                        batch,
+                        ticket,
+                    });
+                }
+                Item::Ask { shard, input } => inputs.push(Input::Machine { shard, input }),
+                Item::Transact {
+                    shard,
+                    transaction,
+                    token,
+                } => {
+                    let ticket = Ticket {
+                        session: token.map(|_| session),
+                        number: token.map_or(0, |token| token.0),
+                    };
+                    inputs.push(Input::Transact {
+                        shard,
+                        transaction,
+                        ticket,
+                    });
+                }
+                Item::Reply(reply) => {
+                    let address = reply.address;
+                    let event = Event::DirectReply {
+                        address,
+                        message: reply.message,
+                    };
+                    self.sessions.put(address.session, [event]);
+                }
+            }
+        }
+        self.lane().submit(&mut inputs);
+    }
+
+    /// A new client's session.
+    pub(crate) fn open_session(&self, peer: SocketAddr) -> (Session, Arc<Mailbox>) {
+        let (id, mailbox) = self.sessions.open();
+        let peer = Peer {
+            address: peer.ip(),
+            port: peer.port(),
+            tls: false,
+        };
+        let options = Arc::clone(&self.session_options);
+        let session = Session::new(options, id, peer, self.now(), random());
+        if let Some(reason) = self.alarms().reason() {
+            mailbox.put([Event::Blocked(Some(reason))]);
+        }
+        if self.stopping.load(Ordering::Acquire) {
+            mailbox.put([close_event()]);
+        }
+        self.stats.connection_opened();
+        (session, mailbox)
+    }
+
+    pub(crate) fn session_closed(&self, id: SessionId) {
+        self.sessions.close(id);
+        self.stats.connection_closed();
+    }
+
+    pub(crate) fn alarms(&self) -> Alarms {
+        *lock(&self.alarms)
+    }
+
+    /// Measures, raises and clears alarms, tells the sessions when something changed.
+    pub(crate) fn check_alarms(&self) {
+        let readings = match crate::alarms::measure(&self.config.data_dir) {
+            Ok(readings) => readings,
+            Err(error) => {
+                tracing::warn!(%error, "cannot measure memory or disk");
+                return;
+            }
+        };
+        self.stats.set_readings(readings);
+        self.lane().submit(&mut vec![Input::FreeDisk {
+            bytes: readings.disk_free,
+        }]);
+        let (before, after) = {
+            let mut alarms = lock(&self.alarms);
+            let before = *alarms;
+            *alarms = self.limits.judge(readings, before);
+            (before, *alarms)
+        };
+        if before != after {
+            tracing::warn!(
+                memory = after.memory,
+                disk = after.disk,
+                resident = readings.resident,
+                disk_free = readings.disk_free,
+                "resource alarms changed"
+            );
+            self.stats.set_alarms(after);
+            self.sessions.put_all(&Event::Blocked(after.reason()));
+        }
+    }
+
+    /// Tells every session to close, now and when it opens later.
+    pub(crate) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.sessions.put_all(&close_event());
+    }
+
+    /// Whether these are the credentials of a user who may use the HTTP API from there.
+    pub(crate) fn may_manage(&self, user: &str, password: &[u8], from: IpAddr) -> bool {
+        let topology = self.topology();
+        let loopback_users = &self.session_options.loopback_users;
+        auth::log_in(
+            &topology,
+            user.as_bytes(),
+            password,
+            loopback_users,
+            from.is_loopback(),
+        )
+        .is_ok_and(|user| MANAGEMENT_TAGS.iter().any(|tag| user.row.has_tag(tag)))
+    }
+
+    /// What came for the node itself.
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// The next thing to do after a queue's shard, as soon as there is one.
+    pub(crate) async fn next_chore(&self) -> Chore {
+        loop {
+            if let Some(chore) = self.chores.pop() {
+                return chore;
+            }
+            self.chores_notify.notified().await;
+        }
+    }
+
+    fn put(&self, session: SessionId, events: impl IntoIterator<Item = Event>) {
+        if session == NODE {
+            self.mailbox.put(events);
+        } else {
+            self.sessions.put(session, events);
+        }
+    }
+
+    fn note(&self, effect: &Effect) {
+        let chore = match effect {
+            Effect::Unused { queue } => Chore::RemoveClosed(*queue),
+            Effect::Dropped { queue } => Chore::Forget(*queue),
+            _ => return,
+        };
+        self.chores.push(chore);
+        self.chores_notify.notify_one();
+    }
+
+    pub(crate) fn render_metrics(&self) -> String {
+        self.stats.refresh(self);
+        self.registry.render()
+    }
+}
+
+const MANAGEMENT_TAGS: [&str; 4] = ["management", "policymaker", "monitoring", "administrator"];
+
+fn close_event() -> Event {
+    Event::Close {
+        text: "broker forced connection closure with reason 'shutdown'".into(),
+    }
+}
+
+/// 64 bits from the operating system's generator.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // SAFETY: the buffer is ours and its length is given. The call fills up to 256 bytes whole
+    // once the generator is seeded, and waits for that.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(filled, 8, "the system has a random number generator");
+    u64::from_le_bytes(bytes)
+}
+
+fn session_options(config: &Config) -> SessionOptions {
+    SessionOptions {
+        cluster_name: config.cluster_name().into(),
+        frame_max: config.frame_max,
+        channel_max: config.channel_max,
+        heartbeat: config.heartbeat_secs,
+        max_message_size: config.max_message_size,
+        consumer_max_per_channel: config.consumer_max_per_channel.unwrap_or(0),
+        handshake_timeout_ms: config.handshake_timeout,
+        loopback_users: config.loopback_users.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..SessionOptions::default()
+    }
+}
+
+impl ReplyDirectory for Broker {
+    fn alive(&self, address: ReplyAddress) -> bool {
+        self.sessions.replies_to(address)
+    }
+}
+
+/// Gathers events that follow each other for one session, so that it is locked and woken once.
+struct Run<'a> {
+    broker: &'a Broker,
+    session: Option<SessionId>,
+    events: Vec<Event>,
+}
+
+impl Run<'_> {
+    fn push(&mut self, session: SessionId, event: Event) {
+        if self.session != Some(session) {
+            self.flush();
+            self.session = Some(session);
+        }
+        self.events.push(event);
+    }
+
+    fn flush(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.broker.put(session, self.events.drain(..));
+        }
+    }
+}
+
+/// Whom an effect is for; `None` is the node itself.
+fn addressee(effect: &Effect) -> Option<SessionId> {
+    match effect {
+        Effect::Deliver { session, .. }
+        | Effect::Got { session, .. }
+        | Effect::Attached { session, .. }
+        | Effect::Refused { session, .. }
+        | Effect::Detached { session, .. }
+        | Effect::Cancelled { session, .. }
+        | Effect::Settled { session, .. } => Some(*session),
+        Effect::Reply { asker, .. } => Some(*asker),
+        Effect::Unused { .. } | Effect::Dropped { .. } => None,
+    }
+}
+
+impl Broker {
+    /// Makes the next topology, and what queues' shards must do before anybody sees it.
+    fn apply_changes(
+        &self,
+        changes: &[(ShardId, Vec<Change>)],
+        follow_ups: &mut VecDeque<LaneInput>,
+    ) {
+        let mut next = Topology::clone(&self.topology.load());
+        for (shard, changes) in changes {
+            let Some(store) = Store::of_shard(*shard) else {
+                continue;
+            };
+            let applied = next
+                .apply(store, changes)
+                .map_err(|error| error.to_string());
+            let inputs = reconcile::reconcile(store, changes).map_err(|error| error.to_string());
+            match (applied, inputs) {
+                (Ok(()), Ok(inputs)) => {
+                    let inputs = inputs.into_iter();
+                    follow_ups.extend(inputs.map(|(shard, input)| Input::Machine { shard, input }));
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    tracing::error!(%shard, error, "a definition cannot be read");
+                }
+            }
+        }
+        self.topology.store(Arc::new(next));
+    }
+}
+
+impl Sink<Shard, Ticket> for Broker {
+    fn outputs(&self, outputs: &mut Outputs<Effect, Ticket>, follow_ups: &mut VecDeque<LaneInput>) {
+        if !outputs.changes.is_empty() {
+            self.apply_changes(&outputs.changes, follow_ups);
+            outputs.changes.clear();
+        }
+        let mut run = Run {
+            broker: self,
+            session: None,
+            events: Vec::new(),
+        };
+        for (ticket, committed) in outputs.committed.drain(..) {
+            if let Some(session) = ticket.session {
+                let token = Token(ticket.number);
+                run.push(
+                    session,
+                    match committed {
+                        Some(committed) => Event::Committed { token, committed },
+                        None => Event::NotCommitted { token },
+                    },
+                );
+            }
+        }
+        for (ticket, outcome) in outputs.done.drain(..) {
+            if let Some(session) = ticket.session {
+                run.push(
+                    session,
+                    Event::Done {
+                        number: ticket.number,
+                        outcome,
+                    },
+                );
+            }
+        }
+        for effect in outputs.effects.drain(..) {
+            match addressee(&effect) {
+                Some(session) => run.push(session, Event::Shard(effect)),
+                None => self.note(&effect),
+            }
+        }
+        run.flush();
+        for (shard, term) in outputs.roles.drain(..) {
+            tracing::debug!(%shard, leads = term.is_some(), "role changed");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The node's own dealings with definitions: opening them, the first ones of a blank node, and
+//! the rows of queues that went by themselves.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use anyhow::{Context, bail};
+use warren_broker_core::auth::password;
+use warren_broker_core::definitions::{
+    HashingAlgorithm, PermissionKey, PermissionRow, UserKey, UserRow, VhostKey, VhostRow,
+};
+use warren_broker_core::dispatch::work::Work;
+use warren_broker_core::dispatch::{control, reconcile};
+use warren_broker_core::ids::Token;
+use warren_broker_core::session::event::Event;
+use warren_broker_core::shard::{Shard, ShardOptions};
+use warren_cluster_core::ids::ShardId;
+use warren_cluster_core::rows::{Committed, Precondition, Transaction, Write};
+
+use crate::broker::{Broker, Chore, NODE, random};
+use crate::config::Config;
+
+/// The user that a blank node has when the configuration names none; from loopback alone.
+const GUEST: &str = "guest";
+
+/// Opens the data folder and recovers what it holds: afterwards the topology is whole.
+pub(crate) fn open(broker: &Arc<Broker>) -> anyhow::Result<()> {
+    let config = broker.config();
+    let options = warren_cluster::Options {
+        shards: config.shards,
+        segment_bytes: config.segment_bytes,
+        young_bytes: config.young_bytes,
+        sync_is_left_to_the_os: !config.log_sync,
+        ..warren_cluster::Options::new(config.data_dir.clone(), config.node_name.clone())
+    };
+    let machine = |shard: ShardId| {
+        Shard::new(ShardOptions {
+            logged: !shard.is_unlogged(),
+        })
+    };
+    let sink = Arc::clone(broker);
+    let lane = warren_cluster::open(&options, machine, sink)?;
+    broker.set_lane(lane);
+    Ok(())
+}
+
+/// On a node without vhosts and users: makes the default ones.
+pub(crate) async fn first_definitions(broker: &Broker) -> anyhow::Result<()> {
+    let topology = broker.topology().clone();
+    if topology.vhosts().next().is_some() || topology.users().next().is_some() {
+        return Ok(());
+    }
+    let mut work = Work::default();
+    let token = Token(1);
+    let transaction = first_transaction(broker.config())?;
+    work.transact(ShardId::DEFINITIONS, transaction, Some(token));
+    broker.submit(NODE, &mut work);
+    let mut events = Vec::new();
+    poll_fn(|cx| {
+        if broker.mailbox().sleep(cx.waker()) {
+            return Poll::Pending;
+        }
+        broker.mailbox().take(&mut events);
+        Poll::Ready(())
+    })
+    .await;
+    let committed = events.into_iter().find_map(|event| match event {
+        Event::Committed {
+            token: of,
+            committed,
+        } if of == token => Some(committed),
+        _ => None,
+    });
+    match committed {
+        Some(Committed::Yes { .. }) => Ok(()),
+        Some(Committed::Conflict { row, .. }) => bail!("first definitions: {row:?} exists"),
+        None => bail!("the node could not store its first definitions"),
+    }
+}
+
+fn first_transaction(config: &Config) -> anyhow::Result<Transaction> {
+    let (user, password) = match (&config.default_user, &config.default_pass) {
+        (None, None) => (GUEST, GUEST),
+        (Some(user), Some(password)) => (user.as_str(), password.as_str()),
+        (Some(_), None) => bail!("default_user is set and default_pass is not"),
+        (None, Some(_)) => bail!("default_pass is set and default_user is not"),
+    };
+    if password.is_empty() {
+        bail!("default_pass is empty: nobody could log in with it");
+    }
+    let vhost = config.default_vhost.as_str();
+    let salt = (random() as u32).to_le_bytes();
+    let algorithm = HashingAlgorithm::Sha256;
+    let user_row = UserRow {
+        password_hash: password::hash(algorithm, salt, password.as_bytes())
+            .context("the default hash algorithm is always there")?,
+        algorithm,
+        tags: config.default_user_tags.clone(),
+        ..UserRow::default()
+    };
+    let [configure, write, read] = config.default_permissions.clone();
+    let vhost_key = VhostKey { name: vhost }.encode();
+    let writes = vec![
+        Write::Put {
+            row: vhost_key.clone(),
+            value: VhostRow::default().encode(),
+        },
+        Write::Put {
+            row: UserKey { name: user }.encode(),
+            value: user_row.encode(),
+        },
+        Write::Put {
+            row: PermissionKey { user, vhost }.encode(),
+            value: PermissionRow {
+                configure,
+                write,
+                read,
+            }
+            .encode(),
+        },
+    ];
+    Ok(Transaction {
+        preconditions: vec![Precondition::Absent(vhost_key)],
+        writes,
+    })
+}
+
+/// Deletes the rows of queues that closed themselves, and tombstones that did their work.
+pub(crate) async fn do_chores(broker: Arc<Broker>) {
+    loop {
+        let chore = broker.next_chore().await;
+        let mut work = Work::default();
+        match chore {
+            Chore::RemoveClosed(queue) => {
+                control::remove_closed(&broker.topology(), queue, &mut work);
+            }
+            Chore::Forget(queue) => {
+                let (shard, transaction) = reconcile::forget(queue);
+                work.transact(shard, transaction, None);
+            }
+        }
+        broker.submit(NODE, &mut work);
+    }
+}

@@ -1,0 +1,184 @@
+//! A node's life: open the data, serve, drain, stop.
+//!
+//! Order of a start: descriptors, listening sockets (a taken port costs nothing yet), data
+//! folder and recovery, first definitions, serving, the `ready` line. Order of a stop: no new
+//! clients, 320 to those there are, lanes write their checkpoints, exit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::metrics::Registry;
+use crate::{definitions, http, listener};
+
+/// How often memory and disk are measured.
+const ALARM_PERIOD: Duration = Duration::from_millis(250);
+/// Exit code when a second signal cuts a stop short.
+const EXIT_INTERRUPTED: i32 = 130;
+
+struct Listeners {
+    amqp: Vec<TcpListener>,
+    http: TcpListener,
+    metrics: TcpListener,
+    cluster: TcpListener,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let amqp = config
+            .amqp
+            .iter()
+            .map(|&address| listener::bind(address, "--amqp-addr"))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            amqp,
+            http: listener::bind(config.http, "--http-addr")?,
+            metrics: listener::bind(config.metrics, "--metrics-addr")?,
+            cluster: listener::bind(config.cluster, "--cluster-addr")?,
+        })
+    }
+
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        let first = self.amqp.first().context("there is no AMQP listener")?;
+        Ok(Addresses {
+            amqp: first.local_addr()?,
+            http: self.http.local_addr()?,
+            metrics: self.metrics.local_addr()?,
+            cluster: self.cluster.local_addr()?,
+        })
+    }
+}
+
+/// Where the node really listens.
+#[derive(Clone, Copy)]
+struct Addresses {
+    amqp: SocketAddr,
+    http: SocketAddr,
+    metrics: SocketAddr,
+    cluster: SocketAddr,
+}
+
+impl Addresses {
+    fn announce(&self, config: &Config) -> anyhow::Result<()> {
+        let Self {
+            amqp,
+            http,
+            metrics,
+            cluster,
+        } = self;
+        let document = serde_json::json!({
+            "node": config.node_name,
+            "pid": std::process::id(),
+            "amqp": amqp.to_string(),
+            "http": http.to_string(),
+            "metrics": metrics.to_string(),
+            "cluster": cluster.to_string(),
+        });
+        let path = config.data_dir.join("node.json");
+        let temporary = config.data_dir.join("node.json.new");
+        std::fs::write(&temporary, format!("{document:#}\n"))
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let name = &config.node_name;
+        println!("ready node={name} amqp={amqp} http={http} metrics={metrics} cluster={cluster}");
+        Ok(())
+    }
+}
+
+/// Runs a node until it is told to stop; gives the exit code.
+pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
+    let begin = Instant::now();
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let limit =
+        listener::connection_limit(listener::raise_descriptor_limit(), config.connection_max);
+    let listeners = Listeners::bind(&config)?;
+    let addresses = listeners.addresses()?;
+    let registry = Registry::default();
+    metrics::set_global_recorder(registry.clone()).context("a recorder is set already")?;
+
+    let broker = Arc::new(Broker::new(config, registry));
+    definitions::open(&broker)?;
+    definitions::first_definitions(&broker).await?;
+    serve(&broker, listeners, limit);
+    addresses.announce(broker.config())?;
+    tracing::info!(millis = begin.elapsed().as_millis(), "ready");
+
+    wait_for(&mut interrupt, &mut terminate).await;
+    let code = tokio::select! {
+        code = stop(&broker) => code,
+        () = wait_for(&mut interrupt, &mut terminate) => {
+            tracing::warn!("second signal: stopping at once");
+            EXIT_INTERRUPTED
+        }
+    };
+    // Tasks of clients that did not close in time must not keep the process.
+    std::process::exit(code);
+}
+
+async fn wait_for(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn serve(broker: &Arc<Broker>, listeners: Listeners, limit: usize) {
+    for listener in listeners.amqp {
+        tokio::spawn(listener::accept(Arc::clone(broker), listener, limit));
+    }
+    tokio::spawn(http::serve_api(Arc::clone(broker), listeners.http));
+    tokio::spawn(http::serve_metrics(Arc::clone(broker), listeners.metrics));
+    tokio::spawn(refuse_peers(listeners.cluster));
+    tokio::spawn(watch_alarms(Arc::clone(broker)));
+    tokio::spawn(definitions::do_chores(Arc::clone(broker)));
+}
+
+/// A cluster of one has no peers: the port is held so that its address is the node's own, and
+/// whoever connects is told by a close.
+async fn refuse_peers(listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((_, peer)) => tracing::warn!(%peer, "refused: this node is a cluster of one"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn watch_alarms(broker: Arc<Broker>) {
+    let mut period = tokio::time::interval(ALARM_PERIOD);
+    loop {
+        period.tick().await;
+        broker.check_alarms();
+    }
+}
+
+async fn stop(broker: &Arc<Broker>) -> i32 {
+    let within = Duration::from_millis(broker.config().shutdown_timeout);
+    let deadline = tokio::time::Instant::now() + within;
+    tracing::info!(connections = broker.sessions().count(), "stopping");
+    broker.begin_stop();
+    let mut poll = tokio::time::interval(Duration::from_millis(10));
+    // Half of the time is for clients, the rest for the checkpoints.
+    let clients_until = tokio::time::Instant::now() + within / 2;
+    while broker.sessions().count() > 0 && tokio::time::Instant::now() < clients_until {
+        poll.tick().await;
+    }
+    let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+    let lane = broker.lane().clone();
+    let stopped = tokio::task::spawn_blocking(move || lane.stop(left))
+        .await
+        .unwrap_or(false);
+    if stopped {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("checkpoints were not done in time: the next start replays more");
+    }
+    0
+}
