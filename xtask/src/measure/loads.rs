@@ -45,6 +45,22 @@ const fn per_cpu(least: f64) -> Figure {
     }
 }
 
+const fn per_second(name: &'static str, times: f64) -> Figure {
+    Figure {
+        name,
+        pointer: "/rate",
+        reach: Reach::Times(times),
+    }
+}
+
+const fn bytes_each(name: &'static str, most: f64) -> Figure {
+    Figure {
+        name,
+        pointer: "/rss_bytes_each",
+        reach: Reach::AtMost(most),
+    }
+}
+
 /// 1 KiB unless said otherwise.
 pub(super) const LOADS: &[Load] = &[
     Load {
@@ -134,5 +150,26 @@ pub(super) const LOADS: &[Load] = &[
             pointer: "/drain_phase/rate",
             reach: Reach::Times(8.0),
         }],
+    },
+    Load {
+        name: "bulk: declare durable queues, pipelined",
+        perf: "queues --queues 5000 --durable",
+        rabbitmq_only: "",
+        figures: &[
+            per_second("declared/s", 10.0),
+            bytes_each("memory of each, bytes", 1024.0),
+        ],
+    },
+    Load {
+        name: "bulk: connect, declare exclusive queue, publish, get, close",
+        perf: "churn --time 10",
+        rabbitmq_only: "",
+        figures: &[per_second("cycles/s", 6.0)],
+    },
+    Load {
+        name: "bulk: idle connections with a channel",
+        perf: "connections --connections 2000 --channels 1 --time 2",
+        rabbitmq_only: "",
+        figures: &[bytes_each("memory of each, bytes", 15.0 * 1024.0)],
     },
 ];
