@@ -50,7 +50,7 @@ pub(super) struct Traffic {
     #[arg(long, value_name = "N")]
     pub(super) consumers: Option<u32>,
     /// Queues; producers and consumers share them out [default: 1; fanout: 10].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub(super) queues: Option<u32>,
     /// Bytes of a message's body, as 16, 1k (1024) or 10m; below 16 there is no latency.
     #[arg(long, value_name = "BYTES", default_value = "1k", value_parser = size)]
@@ -179,6 +179,11 @@ impl FromStr for QueueArgument {
         };
         Ok(Self(name, value))
     }
+}
+
+/// Parses a number of things of which there must be one.
+pub(super) fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
 }
 
 /// A number of bytes, with `k` or `m` for powers of 1024.

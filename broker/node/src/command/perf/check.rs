@@ -6,9 +6,10 @@
 //! - a message counts once as seen, whoever of the queue's consumers got it;
 //! - the broker may hand out again what it marks as redelivered, and may hold twice what was sent
 //!   again over a new connection: both are counted apart;
-//! - memory: a bit a message between the oldest not seen and the newest seen.
+//! - memory: a bit a message between the oldest not seen and the newest seen, and an entry for
+//!   each that was sent again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::Serialize;
 
@@ -77,6 +78,8 @@ struct Stream {
     seen: VecDeque<u64>,
     /// The highest first delivery of each consumer.
     highest: Vec<(u32, u64)>,
+    /// Those of which the copy that was sent again came first.
+    resent: BTreeSet<u64>,
 }
 
 impl Queue {
@@ -90,12 +93,16 @@ impl Queue {
         let stream = &mut self.streams[at].1;
         let findings = &mut self.findings;
         if !stream.see(stamp.sequence) {
-            match (redelivered, stamp.resent) {
+            let sent_twice = stamp.resent || stream.resent.contains(&stamp.sequence);
+            match (redelivered, sent_twice) {
                 (true, _) => findings.duplicated_by_redelivery += 1,
                 (false, true) => findings.duplicated_by_resend += 1,
                 (false, false) => findings.duplicated += 1,
             }
             return false;
+        }
+        if stamp.resent {
+            stream.resent.insert(stamp.sequence);
         }
         let in_order = stream.is_in_order(consumer, stamp.sequence);
         match (in_order || redelivered, stamp.resent) {
@@ -350,6 +357,25 @@ mod tests {
             ..Findings::default()
         };
         assert_eq!(judge(&queue, 7, &[]), expected);
+    }
+
+    #[test]
+    fn of_two_copies_either_may_come_first() {
+        let mut queue = Queue::default();
+        let again = Stamp {
+            resent: true,
+            ..stamp(0)
+        };
+        assert!(queue.received(0, &again, false));
+        assert!(
+            !queue.received(1, &stamp(0), false),
+            "the first copy, by another consumer"
+        );
+        let expected = Findings {
+            duplicated_by_resend: 1,
+            ..Findings::default()
+        };
+        assert_eq!(judge(&queue, 1, &[]), expected);
     }
 
     #[test]

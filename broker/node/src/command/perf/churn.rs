@@ -9,7 +9,7 @@ use serde::Serialize;
 use warren_protocol::methods::{BasicGet, BasicPublish, QueueDeclare};
 use warren_protocol::{FrameKind, Method, Properties, ShortStr, ShortString, Table, content};
 
-use super::arguments::{Common, size, time};
+use super::arguments::{Common, at_least_one, size, time};
 use super::bulk::{Bulk, Outcome};
 use super::client::{self, Answer, Connection, Options};
 use super::clock::Clock;
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
     /// Clients that do it at the same time.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one())]
     workers: u32,
     /// Bytes of the message's body.
     #[arg(long, value_name = "BYTES", default_value = "16", value_parser = size)]

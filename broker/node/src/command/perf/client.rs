@@ -50,6 +50,9 @@ impl Options {
     };
 }
 
+/// Room for some heartbeats.
+const INPUT_BYTES_IDLE: usize = 64;
+
 /// What of a method's answer the callers want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -138,6 +141,15 @@ impl Connection {
             Method::ConnectionOpenOk(_) => Ok(()),
             method => bail!("{method} in place of open-ok"),
         }
+    }
+
+    /// Gives back what memory an idle connection does not need.
+    pub(super) fn slim(&mut self) {
+        self.make_room();
+        let kept = self.end.max(INPUT_BYTES_IDLE);
+        self.input.truncate(kept);
+        self.input.shrink_to_fit();
+        self.out = BytesMut::new();
     }
 
     /// Lays a method frame into `out`.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use warren_protocol::{FrameKind, Method, frame};
 
-use super::arguments::{Common, time};
+use super::arguments::{Common, at_least_one, time};
 use super::bulk::{Bulk, Outcome};
 use super::client::{self, Connection, Options};
 use super::clock::Clock;
@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     channels: u16,
     /// How many are being opened at the same time.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
     concurrency: u32,
     /// How long to keep them once all are open.
     #[arg(long, value_name = "SECS", default_value = "0", value_parser = time)]
@@ -245,6 +245,7 @@ async fn open(shared: &Shared, turn: usize) -> Result<Connection> {
     for channel in 1..=shared.channels {
         connection.open_channel(channel).await?;
     }
+    connection.slim();
     Ok(connection)
 }
 

@@ -1,5 +1,6 @@
 //! Declares queues, pipelined: how fast, and what one costs the broker.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 use warren_protocol::methods::{QueueDeclare, QueueDelete};
 use warren_protocol::{FrameKind, Method, ShortStr, Table};
 
-use super::arguments::{Common, Declare};
+use super::arguments::{Common, Declare, at_least_one};
 use super::bulk::{Bulk, Outcome};
 use super::client::{self, Connection, Options};
 use super::clock::Clock;
@@ -31,17 +32,22 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "durable")]
     transient: bool,
     /// Connections that declare at the same time.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one())]
     connections: u32,
     /// Channels of each connection.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = channel())]
     channels: u16,
     /// Declares on their way on each channel.
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one())]
     window: u32,
     /// Delete the queues afterwards, and measure that too.
     #[arg(long)]
     cleanup: bool,
+}
+
+/// Parses the number of channels.
+fn channel() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=2047)
 }
 
 /// What to do with each queue.
@@ -144,15 +150,13 @@ async fn pipeline(shared: &Shared, turn: usize) -> Result<()> {
     };
     let mut connection = Connection::open(uri, options).await?;
     // When each was sent, by channel: answers come in that order.
-    let mut began = vec![std::collections::VecDeque::new(); usize::from(shared.channels) + 1];
+    let mut began = vec![VecDeque::new(); usize::from(shared.channels) + 1];
     let mut outstanding = 0;
     for channel in 1..=shared.channels {
         connection.open_channel(channel).await?;
     }
-    for channel in (1..=shared.channels)
-        .cycle()
-        .take(channels_times_window(shared))
-    {
+    let window = usize::from(shared.channels) * shared.window as usize;
+    for channel in (1..=shared.channels).cycle().take(window) {
         outstanding += put_next(shared, &mut connection, channel, &mut began)?;
     }
     while outstanding > 0 {
@@ -179,16 +183,12 @@ async fn pipeline(shared: &Shared, turn: usize) -> Result<()> {
     Ok(())
 }
 
-fn channels_times_window(shared: &Shared) -> usize {
-    usize::from(shared.channels) * shared.window as usize
-}
-
 /// Lays out the method for the next queue; gives how many are on their way more.
 fn put_next(
     shared: &Shared,
     connection: &mut Connection,
     channel: u16,
-    began: &mut [std::collections::VecDeque<u64>],
+    began: &mut [VecDeque<u64>],
 ) -> Result<usize> {
     let Some(piece) = shared.bulk.take() else {
         return Ok(0);

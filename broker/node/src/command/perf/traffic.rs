@@ -131,10 +131,13 @@ impl<'a> Leader<'a> {
         self.phase.send_replace(Phase::Publish { start_ns });
         self.watch(Some(measured_ns), SECOND, |_, _| false).await;
         let start = self.mark()?;
-        let end_ns = plan.time.map(|time| measured_ns + nanoseconds(time));
+        // Without a time it takes as long as it takes: the next message may be due in an hour.
+        let end_ns = plan
+            .time
+            .map_or(u64::MAX, |time| measured_ns + nanoseconds(time));
         let all_sent = |leader: &Self, _: &Totals| leader.finished == plan.producers;
         let publishes = plan.producers > 0;
-        self.watch(end_ns, SECOND, |leader, totals| {
+        self.watch(Some(end_ns), SECOND, |leader, totals| {
             publishes && all_sent(leader, totals)
         })
         .await;
@@ -142,6 +145,11 @@ impl<'a> Leader<'a> {
 
         self.phase.send_replace(Phase::Drain);
         self.watch(None, DRAIN_POLL, all_sent).await;
+        let unfinished = plan.producers - self.finished;
+        if unfinished > 0 && self.errors.is_empty() && !self.interrupted {
+            let text = format!("{unfinished} producers wait for confirms that do not come");
+            self.errors.push(text);
+        }
         if backlog {
             self.spawn_consumers();
         }
