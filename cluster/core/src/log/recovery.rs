@@ -476,7 +476,12 @@ impl Recovery {
     #[must_use]
     pub fn finish(self) -> Log {
         assert!(self.segments.is_empty(), "the whole log was read");
-        self.log
+        let mut log = self.log;
+        // A checkpoint may name survivors that were begun after it was, and are gone again.
+        log.survivors.skip_to(log.store.survivors.named() + 1);
+        let next = log.survivors.tail().number();
+        log.store.survivors.skip_to(next);
+        log
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Segments {
     first: u32,
     table: VecDeque<Segment>,
     ghosts: BTreeMap<u32, Segment>,
+    /// The largest number that a reference named and that does not exist.
+    named: u32,
     /// Some segment may have become free or sparse since the last look.
     changed: bool,
 }
@@ -127,6 +129,7 @@ impl Segments {
             first: number,
             table: VecDeque::new(),
             ghosts: BTreeMap::new(),
+            named: 0,
             changed: false,
         }
     }
@@ -140,11 +143,23 @@ impl Segments {
 
     /// The tail came to this segment: it and those on the way there were begun.
     pub(super) fn begin_through(&mut self, number: u32) {
-        if self.table.is_empty() && self.first <= number {
-            self.begin(self.first);
+        while self.next() <= number {
+            self.begin(self.next());
         }
-        while self.first + (self.table.len() as u32) <= number {
-            self.begin(self.first + self.table.len() as u32);
+    }
+
+    /// Where the table ends.
+    fn next(&self) -> u32 {
+        self.first + self.table.len() as u32
+    }
+
+    /// The next segment to be begun has this number; those before it never existed.
+    pub(super) fn skip_to(&mut self, number: u32) {
+        if self.table.is_empty() {
+            self.first = self.first.max(number);
+        }
+        while self.next() < number {
+            self.table.push_back(Segment::new(State::Gone, 0));
         }
     }
 
@@ -163,10 +178,8 @@ impl Segments {
         if self.table.is_empty() {
             self.first = number;
         }
-        debug_assert!(number >= self.first + self.table.len() as u32);
-        while self.first + (self.table.len() as u32) < number {
-            self.table.push_back(Segment::new(State::Gone, 0));
-        }
+        debug_assert!(number >= self.next());
+        self.skip_to(number);
         self.table.push_back(segment);
     }
 
@@ -197,6 +210,7 @@ impl Segments {
         if let Some(segment) = self.existing(number) {
             segment.retain(shard, key, id, len);
         } else {
+            self.named = self.named.max(number);
             let ghost = self.ghosts.entry(number);
             ghost
                 .or_insert_with(|| Segment::new(State::Gone, u32::MAX))
@@ -218,6 +232,11 @@ impl Segments {
         {
             self.ghosts.remove(&number);
         }
+    }
+
+    /// The largest number that a reference named though no such segment exists; 0 when none did.
+    pub(super) fn named(&self) -> u32 {
+        self.named
     }
 
     /// A checkpoint became durable: pins may have gone.

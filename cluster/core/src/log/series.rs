@@ -334,6 +334,17 @@ impl Series {
         (front.freeze(), u64::from(offset))
     }
 
+    /// Begins with a segment of at least this number. Only before the first append.
+    pub(super) fn skip_to(&mut self, number: u32) {
+        if number > self.tail.number() {
+            debug_assert!(self.batches.is_empty() && self.in_flight.is_none());
+            self.tail = Position::new(number, SEGMENT_HEAD_BYTES);
+            self.written = self.tail;
+            self.synced = self.tail;
+            self.prepared = number - 1;
+        }
+    }
+
     /// Gives up what is not in its file and goes on in a new segment; gives the end of what is.
     pub(super) fn abandon(&mut self) -> Position {
         let left = self.written;

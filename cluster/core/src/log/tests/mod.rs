@@ -459,3 +459,29 @@ fn a_segments_number_never_comes_again() {
     model.recover().expect("opens");
     assert!(model.log.tail().number() > begun);
 }
+
+#[test]
+fn a_survivors_number_that_a_checkpoint_names_never_comes_again() {
+    let mut model = Model::new(16, 1, small());
+    let mut recovery = Recovery::open(small(), &mut model.disk).expect("opens");
+    let place = crate::ids::Place {
+        segment: SegmentId::survivor(8),
+        offset: 5000,
+    };
+    // As from a checkpoint, and settled by an entry behind it.
+    recovery.log().bodies(ShardId(1)).retain(1, 1, place, 10);
+    recovery.log().bodies(ShardId(1)).release(place, 10);
+    assert_eq!(recovery.next(&mut model.disk), Ok(None));
+    model.log = recovery.finish();
+    model.append(0, &[publish(1, 1, 700)]);
+    for id in 1..=100 {
+        model.append(0, &[publish(2, id, 2000), settle(2, id - 1)]);
+        model.settle();
+    }
+    let moved = model.shards[0].queues[&1][&1].0.segment;
+    assert_eq!(moved, SegmentId::survivor(9));
+    model.check_bodies();
+    model.disk.crash();
+    model.recover().expect("opens");
+    model.check_bodies();
+}
