@@ -286,3 +286,78 @@ fn empty_queues_are_small() {
     // The index: a key, a slot number and a control byte, at most two times over.
     assert!(slots + 2 * 17 <= 200, "{slots} bytes and its index");
 }
+
+/// What this build writes is what version 1 is: builds to come must read these files.
+/// `UPDATE_EXPECT=1` at compile time writes them anew (with a new version number only).
+#[test]
+fn formats_stay_as_they_are() {
+    let mut rig = Rig::new(true);
+    let mut attached = 0;
+    for action in [
+        Action::Create { queue: 0 },
+        Action::Create { queue: 3 },
+        Action::Attach {
+            queue: 0,
+            window: 5,
+        },
+        Action::Publish {
+            queues: 9,
+            messages: 9,
+        },
+        Action::Commit,
+        Action::Settle {
+            queue: 0,
+            first: 2,
+            more: 1,
+            ack: true,
+        },
+        Action::Settle {
+            queue: 0,
+            first: 4,
+            more: 0,
+            ack: false,
+        },
+        Action::Purge { queue: 0 },
+        Action::Close { queue: 3 },
+        Action::Commit,
+    ] {
+        play(&mut rig, &mut attached, &action);
+    }
+    rig.input(Input::SettleBarrier {
+        session: SessionId(1),
+        token: Token(2),
+    });
+    rig.commit();
+    let entries: Vec<_> = rig.log.iter().map(|entry| entry.payload.to_vec()).collect();
+    assert_eq!(fixture("commands-1.hex", &entries), entries);
+    rig.begin_checkpoint();
+    let chunks = rig.step_checkpoint(100_000).expect("small");
+    let read = fixture("checkpoint-1.hex", &chunks);
+    assert_eq!(read, chunks);
+    let (dump, applied) = (rig.dump(), rig.applied);
+    rig.restart(&read, applied);
+    assert_eq!(rig.dump(), dump);
+}
+
+/// The lines of a file of `testdata`, in hexadecimal.
+fn fixture(name: &str, lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/shard/testdata");
+    let path = folder.join(name);
+    if option_env!("UPDATE_EXPECT").is_some() {
+        let digits = |line: &Vec<u8>| line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let lines: Vec<String> = lines.iter().map(digits).collect();
+        update(&path, &(lines.join("\n") + "\n"));
+    }
+    let text = std::fs::read_to_string(&path).expect("the fixture is in the tree");
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).expect("hexadecimal digits");
+        u8::from_str_radix(pair, 16).expect("hexadecimal digits")
+    };
+    let line = |line: &str| line.as_bytes().chunks(2).map(byte).collect();
+    text.lines().map(line).collect()
+}
+
+#[allow(clippy::disallowed_methods)] // writes into the tree when asked to
+fn update(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("the tree can be written to");
+}
