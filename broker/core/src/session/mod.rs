@@ -157,7 +157,8 @@ impl Session {
         match &self.phase {
             Phase::Handshake(handshake) => Some(handshake.deadline),
             Phase::Draining { deadline } | Phase::Closing { deadline, .. } => Some(*deadline),
-            Phase::Finished => None,
+            // A peer that does not read must not keep its socket.
+            Phase::Finished => (!self.common.outbox.is_empty()).then(|| self.last_words_at()),
             Phase::Open => {
                 let trim = self.trim_at();
                 match (self.heartbeat.timeout(), trim) {
@@ -172,11 +173,12 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant, env: &Env<'_>, work: &mut Work) {
         let mut turn = Turn::new(now, env, work);
         match &self.phase {
-            Phase::Handshake(handshake) if now >= handshake.deadline => self.finish(&mut turn),
+            Phase::Handshake(handshake) if now >= handshake.deadline => self.cut_off(&mut turn),
             Phase::Draining { deadline } | Phase::Closing { deadline, .. } if now >= *deadline => {
-                self.finish(&mut turn);
+                self.cut_off(&mut turn);
             }
             Phase::Open => self.beat(&mut turn),
+            Phase::Finished if now >= self.last_words_at() => self.cut_off(&mut turn),
             Phase::Handshake(_)
             | Phase::Draining { .. }
             | Phase::Closing { .. }
@@ -186,6 +188,18 @@ impl Session {
             self.trim();
         }
         self.end_turn(&mut turn);
+    }
+
+    /// The peer had its time: nothing more is said to it.
+    fn cut_off(&mut self, turn: &mut Turn<'_, '_>) {
+        self.finish(turn);
+        self.common.outbox = Outbox::default();
+    }
+
+    /// How long a finished connection may take to read what it was told.
+    fn last_words_at(&self) -> Instant {
+        self.active
+            .plus_millis(self.common.options.close_timeout_ms)
     }
 
     fn beat(&mut self, turn: &mut Turn<'_, '_>) {
@@ -199,7 +213,7 @@ impl Session {
                 warren_protocol::frame::encode_heartbeat(self.common.out());
                 self.heartbeat.sent(turn.now);
             }
-            Due::Dead => self.finish(turn),
+            Due::Dead => self.cut_off(turn),
         }
     }
 
@@ -207,7 +221,7 @@ impl Session {
     /// only while [`Session::is_over`] is false.
     pub fn handle_disconnect(&mut self, now: Instant, env: &Env<'_>, work: &mut Work) {
         let mut turn = Turn::new(now, env, work);
-        self.finish(&mut turn);
+        self.cut_off(&mut turn);
         self.end_turn(&mut turn);
     }
 

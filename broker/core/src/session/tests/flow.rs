@@ -134,3 +134,25 @@ fn an_idle_session_holds_little() {
     let channel = size_of::<crate::session::channel::Channel>();
     assert!(channel < 400, "{channel}");
 }
+
+#[test]
+fn a_peer_that_never_reads_is_cut_off() {
+    let mut world = World::new();
+    let client = world.connect();
+    let close = ConnectionClose {
+        reply_code: 200,
+        reply_text: short("bye"),
+        class_id: 0,
+        method_id: 0,
+    };
+    let mut bytes = bytes::BytesMut::new();
+    close.encode_frame(0, &mut bytes);
+    world.bytes_to_one_who_does_not_read(client, &bytes);
+    assert!(world.session(client).is_finished());
+    assert!(!world.session(client).outbox().is_empty());
+    let due = world.session(client).timeout().expect("a last deadline");
+    world.now = due;
+    world.time_passes(client);
+    assert!(world.session(client).outbox().is_empty());
+    assert_eq!(world.session(client).timeout(), None);
+}

@@ -476,6 +476,30 @@ impl World {
         self.settle_down();
     }
 
+    /// Bytes arrive from a client whose socket takes nothing.
+    pub(super) fn bytes_to_one_who_does_not_read(&mut self, client: usize, bytes: &[u8]) {
+        let env = Env {
+            topology: &self.topology,
+            replies: &self.replies,
+            shards: 2,
+            home: HOME,
+        };
+        let session = &mut self.clients[client].session;
+        session.handle_bytes(self.now, &env, bytes, &mut Work::default());
+    }
+
+    /// The session's time has come; nothing is written.
+    pub(super) fn time_passes(&mut self, client: usize) {
+        let env = Env {
+            topology: &self.topology,
+            replies: &self.replies,
+            shards: 2,
+            home: HOME,
+        };
+        let session = &mut self.clients[client].session;
+        session.handle_timeout(self.now, &env, &mut Work::default());
+    }
+
     /// What was held back goes its way.
     pub(super) fn release(&mut self) {
         self.hold = false;
