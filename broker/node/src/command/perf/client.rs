@@ -84,6 +84,10 @@ impl Connection {
         let stream = connect(uri.address, options.source)
             .await
             .with_context(|| format!("cannot connect to {}", uri.address))?;
+        if stream.local_addr()? == stream.peer_addr()? {
+            // Nobody listens, and the system chose that very port for our side.
+            bail!("cannot connect to {}: it is our own address", uri.address);
+        }
         stream.set_nodelay(true)?;
         let mut connection = Self {
             stream,
