@@ -5,6 +5,7 @@
 //! topology true by itself: an object that comes links the bindings that wait for it, one that
 //! goes leaves its bindings dangling.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -12,8 +13,8 @@ use warren_cluster_core::rows::{Change, RowKey, Version};
 
 use super::table::{Table, Target};
 use super::{
-    Binding, ByKey, Exchange, Grants, Indexes, Map, Permission, Queue, Seed, SourceKey,
-    TopicPermission, Topology, User, Vhost,
+    Binding, ByKey, Exchange, Grants, HashedName, Indexes, Map, Permission, Queue, QueueByName,
+    Seed, SourceKey, TopicPermission, Topology, User, Vhost,
 };
 use crate::auth::access::Pattern;
 use crate::definitions::{
@@ -278,12 +279,13 @@ impl Vhost {
             exchanges.insert(name, Arc::new(exchange));
         }
         Self {
+            seed: step.seed,
             name: Arc::from(name),
             version: step.change.version,
             row,
             serial: step.serial,
             exchanges,
-            queues: Map::with_hasher(step.seed),
+            queues: OrdSet::new(),
             by_destination: OrdSet::new(),
             by_source: OrdMap::new(),
         }
@@ -354,7 +356,7 @@ impl Vhost {
     }
 
     fn put_queue(&mut self, name: &[u8], row: QueueRow, step: &Step<'_>, indexes: &mut Indexes) {
-        let known = self.queues.get(name).cloned();
+        let known = self.queue(name).cloned();
         let queue = Arc::new(Queue {
             vhost: self.name.clone(),
             name: known
@@ -370,7 +372,12 @@ impl Vhost {
         if let Some(known) = known.filter(|_| moved) {
             self.remove_queue(&known, step.serial, indexes);
         }
-        self.queues.insert(queue.name.clone(), Arc::clone(&queue));
+        let hash = self.seed.hash_one(name);
+        let entry = QueueByName {
+            hash,
+            queue: Arc::clone(&queue),
+        };
+        self.queues.insert(entry);
         indexes.add_queue(&queue);
         if moved {
             let waiting: Vec<_> = self
@@ -384,7 +391,7 @@ impl Vhost {
     }
 
     fn delete_queue(&mut self, name: &[u8], step: &Step<'_>, indexes: &mut Indexes) {
-        let known = self.queues.get(name).cloned();
+        let known = self.queue(name).cloned();
         if let Some(known) = known.filter(|known| known.store == step.store) {
             self.remove_queue(&known, step.serial, indexes);
         }
@@ -398,14 +405,16 @@ impl Vhost {
         for binding in incoming {
             self.unlink(&binding, serial, indexes);
         }
-        self.queues.remove(&queue.name);
+        let hash = self.seed.hash_one(&*queue.name);
+        let name = &*queue.name;
+        self.queues.remove(&HashedName { hash, name });
         indexes.remove_queue(queue);
     }
 
     fn put_binding(&mut self, key: BindingKey<'_>, step: &Step<'_>, indexes: &mut Indexes) {
         let source = self.exchanges.get(key.source);
         let destination = match key.destination_kind {
-            DestinationKind::Queue => self.queues.get(key.destination).map(|queue| &queue.name),
+            DestinationKind::Queue => self.queue(key.destination).map(|queue| &queue.name),
             DestinationKind::Exchange => self.exchanges.get(key.destination).map(|it| &it.name),
         };
         let destination = destination.map_or_else(|| Name::new(key.destination), Name::clone);
@@ -449,7 +458,7 @@ impl Vhost {
     fn target(&self, binding: &Binding) -> Option<Target> {
         match binding.destination_kind {
             DestinationKind::Queue => {
-                let queue = self.queues.get(&binding.destination)?;
+                let queue = self.queue(&binding.destination)?;
                 Some(Target::Queue(queue.destination()))
             }
             DestinationKind::Exchange => {
@@ -532,7 +541,7 @@ impl Indexes {
 
     /// Lists what is left in a vhost whose row is gone: its rows are dangling now.
     fn forget_vhost(&mut self, vhost: &Vhost) {
-        for queue in vhost.queues.values() {
+        for queue in vhost.queues() {
             self.remove_queue(queue);
             let key = QueueKey {
                 vhost: &vhost.name,

@@ -163,6 +163,9 @@ fn queues_are_found_by_id_and_owner() {
     );
     let queue = world.topology.queue(id).expect("it kept its id");
     assert_ne!(queue.version, durable);
+    let vhost = world.topology.vhost("/").expect("it is there");
+    let by_name = vhost.queue(b"durable").expect("it is there");
+    assert!(Arc::ptr_eq(by_name, queue));
     world.queue(Store::Replicated, "durable", false);
     assert!(world.topology.queue(id).is_none());
     assert_eq!(world.topology.queues().count(), 2);
