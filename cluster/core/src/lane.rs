@@ -48,7 +48,8 @@ pub struct Options {
     pub read_cache_bytes: u64,
     /// Confirm what is written without waiting for its sync.
     pub sync_is_left_to_the_os: bool,
-    /// Bytes of batches of this node that may wait for their outcome in one shard.
+    /// Bytes of batches that may wait for their outcome in one shard, and for the disk in all;
+    /// more are refused. Sessions' credit keeps the sum far below.
     pub unpaid_bytes_limit: usize,
     /// Milliseconds after which a batch without an outcome is sent again.
     pub resend_after_millis: u64,
@@ -244,12 +245,20 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let Some(at) = queue_at(shard, self.options.shards) else {
             return false;
         };
-        let room = shard.is_unlogged() || self.store.log.room_for_publishes();
+        let room = shard.is_unlogged() || self.has_room_for(&batch);
         if self.life != Life::Running || !room {
             return false;
         }
         self.touched.insert(shard);
         self.queues[at].push(batch, ticket, now)
+    }
+
+    /// Whether the log takes more: its disk has space, and keeps up.
+    fn has_room_for(&self, batch: &Batch) -> bool {
+        let pending = self.store.log.pending_bytes();
+        let limit = self.options.unpaid_bytes_limit as u64;
+        let keeps_up = pending == 0 || pending + batch.len() as u64 <= limit;
+        keeps_up && self.store.log.room_for_publishes()
     }
 
     #[must_use]

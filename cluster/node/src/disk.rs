@@ -42,8 +42,6 @@ pub(crate) struct Files {
     directory: File,
     /// Oldest first. Shared by all threads, so that a removed file is closed everywhere.
     open: Mutex<VecDeque<(FileName, Arc<File>)>>,
-    /// `fdatasync` is left out: the operator trusts the page cache.
-    lazy: bool,
 }
 
 /// What metrics say about the disk.
@@ -63,7 +61,7 @@ pub(crate) struct Disk {
 
 impl Files {
     /// Opens a lane's folder, which is made when missing.
-    pub(crate) fn open(folder: &Path, lazy: bool) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let directory = File::open(folder)?;
         if let Some(parent) = folder.parent() {
@@ -73,7 +71,6 @@ impl Files {
             folder: folder.to_owned(),
             directory,
             open: Mutex::new(VecDeque::new()),
-            lazy,
         })
     }
 
@@ -120,16 +117,11 @@ impl Files {
             file.write_all_at(piece, offset)?;
             offset += piece.len() as u64;
         }
-        if !self.lazy {
-            file.sync_all()?;
-        }
+        file.sync_all()?;
         self.sync_directory()
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        if self.lazy {
-            return Ok(());
-        }
         self.directory.sync_all()
     }
 
@@ -204,7 +196,7 @@ impl Files {
             .sync_since
             .store(clock.now().mono.0.max(1), Ordering::Relaxed);
         let mut written = write_all_at(&file, buffers, offset);
-        if written.is_ok() && sync && !self.lazy {
+        if written.is_ok() && sync {
             written = file.sync_data();
             gauges.syncs.fetch_add(1, Ordering::Relaxed);
         }
@@ -398,7 +390,7 @@ mod tests {
 
     fn bench(name: &str) -> Bench {
         let folder = Folder::new(name);
-        let files = Arc::new(Files::open(&folder.path().join("lane"), false).expect("opens"));
+        let files = Arc::new(Files::open(&folder.path().join("lane")).expect("opens"));
         let (sender, done) = unbounded();
         let complete: Complete = Arc::new(move |completion| {
             let _ = sender.send(completion);

@@ -13,11 +13,8 @@ pub enum Error {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("local store of data folder {}: {source}", folder.display())]
-    Store {
-        folder: PathBuf,
-        source: sled::Error,
-    },
+    #[error("local store of data folder {}: {cause}", folder.display())]
+    Store { folder: PathBuf, cause: String },
     /// The folder belongs to another version, or was made with other options.
     #[error("data folder {}: {cause}", folder.display())]
     Foreign { folder: PathBuf, cause: String },

@@ -91,7 +91,7 @@ where
             source,
         }
     };
-    let opened = Files::open(&folder, options.sync_is_left_to_the_os);
+    let opened = Files::open(&folder);
     let files = Arc::new(opened.map_err(io("open"))?);
     let lane_options = lane_options(options, &local);
     let lane = Lane::recover(lane_options, &mut &*files, machine);

@@ -99,10 +99,11 @@ fn open_store(folder: &Path) -> Result<sled::Db, Error> {
         .map_err(|source| store_error(folder, source))
 }
 
-fn store_error(folder: &Path, source: sled::Error) -> Error {
+#[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value
+fn store_error(folder: &Path, error: sled::Error) -> Error {
     Error::Store {
         folder: folder.to_owned(),
-        source,
+        cause: error.to_string(),
     }
 }
 

@@ -12,6 +12,9 @@ use crate::replica::{Head, Replica};
 /// The kind of a checkpoint's part that holds a replica's [`Head`].
 pub(super) const HEAD_PART: u8 = 1;
 
+/// A shard with less log since its last checkpoint is not worth one when the lane ends.
+const LOG_BYTES_AT_END: u64 = 1 << 20;
+
 /// Bytes of a checkpoint that one step writes.
 const CHECKPOINT_STEP_BYTES: usize = 256 << 10;
 
@@ -165,7 +168,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if busy || !self.store.is_quiet() || !self.store.log.checkpoint_is_idle() {
             return false;
         }
-        let unsaved = |shard: &ShardId| self.store.log.bytes_since_checkpoint(*shard) > 0;
+        let worth = LOG_BYTES_AT_END.min(self.options.checkpoint_bytes_min);
+        let unsaved = |shard: &ShardId| self.store.log.bytes_since_checkpoint(*shard) >= worth;
         if self.checkpoints_at_end
             && let Some(shard) = self.shards().find(unsaved)
         {

@@ -159,6 +159,37 @@ fn an_unlogged_batch_is_answered_at_once() {
 }
 
 #[test]
+fn a_disk_that_does_not_keep_up_or_is_full_refuses_batches_but_no_drops() {
+    let mut bench = Bench::new();
+    bench.propose(ShardId(1), 1, &[1, 2]);
+    bench.run();
+    bench.outputs = Outs::default();
+    bench.lane.options.unpaid_bytes_limit = 1000;
+    bench.answers = false;
+    for ticket in 2..40 {
+        bench.propose(ShardId(1 + ticket % 3), ticket, &[100 + u64::from(ticket)]);
+        bench.run();
+    }
+    let refused = bench.outputs.done.len();
+    assert!((1..30).contains(&refused), "{refused} refused");
+    bench.answers = true;
+    bench.run();
+    assert_eq!(bench.outputs.done.len(), 38);
+
+    bench.outputs = Outs::default();
+    bench.inputs.push_back(Input::FreeDisk { bytes: 1 << 20 });
+    bench.propose(ShardId(1), 40, &[200]);
+    bench.inputs.push_back(Input::Machine {
+        shard: ShardId(1),
+        input: Ask::Drop(1),
+    });
+    bench.run();
+    bench.pass(10);
+    assert_eq!(bench.outputs.done, [(40, Outcome::Refused)]);
+    assert_eq!(bench.values(ShardId(1)).first(), Some(&2));
+}
+
+#[test]
 fn what_is_not_hosted_is_refused() {
     let mut bench = Bench::new();
     bench.propose(ShardId(9), 1, &[1]);
