@@ -43,6 +43,7 @@ impl Channel {
         self.check_tag_is_free(consume.consumer_tag, common)?;
         let queue = lookup::queue(common, turn, name.as_bytes())?;
         consume.arguments.validate()?;
+        refuse_unbuilt(consume.arguments)?;
         let priority = priority(consume.arguments, common, name.as_bytes())?;
         let tag = if consume.consumer_tag.is_empty() {
             short(common.random.name("amq.ctag-").as_bytes())
@@ -361,6 +362,16 @@ impl Channel {
             false
         });
     }
+}
+
+/// What RabbitMQ obeys and we do not have is refused, not ignored. Arguments of stream consumers
+/// mean nothing on other queues, there as here.
+fn refuse_unbuilt(arguments: Table<'_>) -> Result<(), Fault> {
+    if arguments.get(b"x-consumer-timeout")?.is_none() {
+        return Ok(());
+    }
+    let text = "argument 'x-consumer-timeout' is not supported yet";
+    Err(Fault::new(ReplyCode::NotImplemented, text))
 }
 
 /// `x-priority`: any integer type; what does not fit 32 bits is as good as the nearest that does.

@@ -325,6 +325,28 @@ fn consuming_has_its_errors() {
 }
 
 #[test]
+fn a_consumer_timeout_is_refused_not_ignored() {
+    let mut world = World::new();
+    world.queue("q", 1);
+    let client = world.connect();
+    let timeout = FieldTable::new()
+        .with("x-consumer-timeout", 1000)
+        .to_bytes();
+    let consume = BasicConsume {
+        arguments: Table::from_raw(&timeout),
+        ..consume("q", "t", false)
+    };
+    world.send(client, 1, consume);
+    assert_eq!(
+        world.said(client),
+        [
+            "0 connection.close(reply_code=540, reply_text=\"NOT_IMPLEMENTED - argument \
+          'x-consumer-timeout' is not supported yet\", class_id=60, method_id=20)"
+        ]
+    );
+}
+
+#[test]
 fn tags_and_counts_are_limited() {
     let mut world = World::new();
     world.options.consumer_max_per_channel = 2;
