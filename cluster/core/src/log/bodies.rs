@@ -52,7 +52,11 @@ impl machine::Bodies for View<'_> {
     }
 
     fn want(&mut self, key: u64, place: Place, len: u32) {
-        self.store.extents.want(self.shard, key, place, len);
+        // What is in memory and not found there was released: nothing could bring it back.
+        debug_assert!(!place.segment.is_memory(), "{place} was released");
+        if !place.segment.is_memory() {
+            self.store.extents.want(self.shard, key, place, len);
+        }
     }
 
     fn retain(&mut self, key: u64, id: u64, place: Place, len: u32) {

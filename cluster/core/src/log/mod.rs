@@ -15,6 +15,7 @@ mod copies;
 pub mod disk;
 mod extents;
 mod memory;
+mod operations;
 mod position;
 pub mod record;
 mod recovery;
@@ -29,11 +30,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::checkpoint::{Header, Writer};
-use crate::ids::{Index, Instant, Place, SegmentId, ShardId, Term};
+use crate::ids::{Index, Instant, Place, ShardId, Term};
 use crate::log::bodies::Store;
-use crate::log::checkpoints::{Checkpoints, Progress};
+use crate::log::checkpoints::Checkpoints;
 use crate::log::copies::Copies;
-use crate::log::disk::{Completion, Data, DiskError, FileName, Op, Token};
+use crate::log::disk::{DiskError, FileName, Token};
 use crate::log::extents::Extents;
 use crate::log::memory::Memory;
 use crate::log::record::{HEAD_BYTES, Head, Kind};
@@ -379,8 +380,8 @@ impl Log {
 
     #[must_use]
     pub fn status(&self) -> Status {
-        let (segments, bytes) = self.store.segments.totals();
-        let (survivors, survivor_bytes) = self.store.survivors.totals();
+        let (segments, bytes) = self.store.segments.totals(self.options.segment_bytes);
+        let (survivors, survivor_bytes) = self.store.survivors.totals(0);
         Status {
             log_bytes: bytes + survivor_bytes,
             segments: segments + survivors,
@@ -504,298 +505,6 @@ impl Log {
     fn checkpoint_failed(&mut self, shard: ShardId) {
         *self.appended.entry(shard).or_default() += self.appended_before;
         self.looking = true;
-    }
-}
-
-/// Disk operations and their completions.
-impl Log {
-    fn token(last: &mut u64) -> Token {
-        *last += 1;
-        Token(*last)
-    }
-
-    /// Hands out what the disk should do: at the end of every step, and at [`Log::deadline`].
-    pub fn submit(&mut self, now: Instant, ops: &mut Vec<Op>) {
-        self.store.young.trim(self.main.written());
-        self.make_file(ops);
-        let token = Self::token(&mut self.last_token);
-        if let Some(op) = self.main.submit(now, token) {
-            self.hand_out(Job::Log, op, ops);
-        }
-        self.submit_copies(ops);
-        self.make_survivor_file(ops);
-        let token = Self::token(&mut self.last_token);
-        if let Some(op) = self.survivors.submit(now, token) {
-            self.hand_out(Job::Survivors, op, ops);
-        }
-        self.drop_dead(ops);
-        self.look_for_checkpoint();
-        self.submit_checkpoint(ops);
-        self.submit_reads(ops);
-    }
-
-    fn make_file(&mut self, ops: &mut Vec<Op>) {
-        if self.creating || (self.full && self.spare.is_none()) {
-            return;
-        }
-        let Some(number) = self.main.wants_file() else {
-            return;
-        };
-        let token = Self::token(&mut self.last_token);
-        let file = FileName::Segment(SegmentId(number));
-        let op = match self.spare.take() {
-            Some(spare) => Op::Rename {
-                from: FileName::Segment(SegmentId(spare)),
-                to: file,
-                token,
-            },
-            None => Op::Create {
-                file,
-                zeroed: self.main.zeroed_bytes(number),
-                token,
-            },
-        };
-        self.creating = true;
-        self.hand_out(Job::NextFile { number }, op, ops);
-    }
-
-    fn make_survivor_file(&mut self, ops: &mut Vec<Op>) {
-        if self.creating_survivors || self.full {
-            return;
-        }
-        if let Some(number) = self.survivors.wants_file() {
-            let op = Op::Create {
-                file: FileName::Segment(SegmentId::survivor(number)),
-                zeroed: self.survivors.zeroed_bytes(number),
-                token: Self::token(&mut self.last_token),
-            };
-            self.creating_survivors = true;
-            self.hand_out(Job::SurvivorFile { number }, op, ops);
-        }
-    }
-
-    fn hand_out(&mut self, job: Job, op: Op, ops: &mut Vec<Op>) {
-        self.jobs.insert(op.token(), (job, op.file()));
-        ops.push(op);
-    }
-
-    fn drop_dead(&mut self, ops: &mut Vec<Op>) {
-        if self.store.segments.take_changed() {
-            self.copies.look = true;
-            self.looking = true;
-            let covers = &self.checkpoints.covers;
-            for (number, used) in self.store.segments.take_dead(covers) {
-                self.store.extents.forget(SegmentId(number));
-                let usual = number >= self.first && used <= self.options.segment_bytes;
-                if usual && self.spare.is_none() {
-                    self.spare = Some(number);
-                } else {
-                    self.remove(FileName::Segment(SegmentId(number)), ops);
-                }
-            }
-        }
-        if self.store.survivors.take_changed() {
-            self.copies.look = true;
-            for (number, _) in self.store.survivors.take_dead(&BTreeMap::new()) {
-                let segment = SegmentId::survivor(number);
-                self.store.extents.forget(segment);
-                self.remove(FileName::Segment(segment), ops);
-            }
-        }
-    }
-
-    fn remove(&mut self, file: FileName, ops: &mut Vec<Op>) {
-        let token = Self::token(&mut self.last_token);
-        self.hand_out(Job::Remove, Op::Remove { file, token }, ops);
-    }
-
-    fn submit_checkpoint(&mut self, ops: &mut Vec<Op>) {
-        let synced = self.main.synced();
-        let last = &mut self.last_token;
-        while let Some(op) = self.checkpoints.submit(synced, || Self::token(last)) {
-            let removal = matches!(op, Op::Remove { .. });
-            let job = if removal {
-                Job::Remove
-            } else {
-                Job::Checkpoint
-            };
-            self.jobs.insert(op.token(), (job, op.file()));
-            ops.push(op);
-        }
-    }
-
-    fn submit_reads(&mut self, ops: &mut Vec<Op>) {
-        if !self.store.extents.has_wants() {
-            return;
-        }
-        let end = |segment: SegmentId| {
-            let (table, series) = if segment.is_survivor() {
-                (&self.store.survivors, &self.survivors)
-            } else {
-                (&self.store.segments, &self.main)
-            };
-            let written = series.written();
-            let open = if segment.number() == written.number() {
-                written.offset()
-            } else {
-                0
-            };
-            table.sealed_bytes(segment.number()).unwrap_or(open)
-        };
-        let last = &mut self.last_token;
-        let mut resumes = Vec::new();
-        let first = ops.len();
-        self.store
-            .extents
-            .plan(end, || Self::token(last), ops, &mut resumes);
-        for op in &ops[first..] {
-            self.jobs.insert(op.token(), (Job::Read, op.file()));
-        }
-        self.resume(&resumes);
-    }
-
-    fn resume(&mut self, resumes: &[(ShardId, u64)]) {
-        let resume = |&(shard, key): &(ShardId, u64)| Event::Resume { shard, key };
-        self.events.extend(resumes.iter().map(resume));
-    }
-
-    /// Takes what came of an operation.
-    ///
-    /// # Errors
-    /// What the log cannot survive: a failed write, sync or read. The process must end.
-    pub fn complete(&mut self, completion: Completion) -> Result<(), Error> {
-        let Some((job, file)) = self.jobs.remove(&completion.token) else {
-            return Ok(());
-        };
-        match (job, completion.result) {
-            (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, file, bytes),
-            (Job::SurvivorRead, Ok(Data::Bytes(bytes))) => self.survivor_read(file, bytes),
-            (job, Ok(_)) => {
-                self.done(&job);
-                Ok(())
-            }
-            (job, Err(source)) => self.failed(completion.token, &job, file, source),
-        }
-    }
-
-    pub(super) fn exists(&self, file: FileName) -> bool {
-        let FileName::Segment(id) = file else {
-            return false;
-        };
-        let segments = if id.is_survivor() {
-            &self.store.survivors
-        } else {
-            &self.store.segments
-        };
-        segments.exists(id.number())
-    }
-
-    fn read(&mut self, token: Token, file: FileName, bytes: Bytes) -> Result<(), Error> {
-        let mut resumes = Vec::new();
-        if !self.exists(file) {
-            self.store.extents.give_up(token, &mut resumes);
-            self.resume(&resumes);
-            return Ok(());
-        }
-        let read = self.store.extents.complete(token, bytes, &mut resumes);
-        self.resume(&resumes);
-        read.map_err(|short| Error::Corrupt {
-            file: short.file,
-            offset: short.end,
-            cause: "the file ends before a body does".to_owned(),
-        })
-    }
-
-    fn done(&mut self, job: &Job) {
-        match job {
-            Job::Log => {
-                self.syncs += 1;
-                let before = self.main.durable();
-                self.main.complete();
-                if self.main.durable() > before {
-                    self.events.push_back(Event::Persisted(self.main.durable()));
-                }
-                while let Some((number, end)) = self.main.take_sealed() {
-                    self.store.segments.seal(number, end);
-                }
-            }
-            Job::NextFile { number } => {
-                self.creating = false;
-                self.main.prepared(*number);
-            }
-            Job::Survivors => {
-                self.survivors.complete();
-                self.survivors_written();
-            }
-            Job::SurvivorFile { number } => {
-                self.creating_survivors = false;
-                self.survivors.prepared(*number);
-            }
-            Job::Remove => {
-                self.looking |= self.full;
-                self.full = false;
-            }
-            Job::Checkpoint => {
-                if let Progress::Durable { shard, index } = self.checkpoints.complete() {
-                    self.store.segments.look_again();
-                    self.events
-                        .push_back(Event::CheckpointDurable { shard, index });
-                }
-            }
-            Job::Read | Job::SurvivorRead => {}
-        }
-    }
-
-    /// A full disk is survived where nothing was promised: the next file comes later, the
-    /// checkpoint is given up.
-    fn failed(
-        &mut self,
-        token: Token,
-        job: &Job,
-        file: FileName,
-        source: DiskError,
-    ) -> Result<(), Error> {
-        let action = match job {
-            Job::NextFile { .. } if source == DiskError::Full => {
-                self.creating = false;
-                self.full = true;
-                return Ok(());
-            }
-            Job::Checkpoint if source == DiskError::Full => {
-                self.full = true;
-                if let Some(shard) = self.checkpoints.failed() {
-                    self.checkpoint_failed(shard);
-                    self.events.push_back(Event::CheckpointFailed { shard });
-                }
-                return Ok(());
-            }
-            Job::SurvivorFile { .. } | Job::Survivors if source == DiskError::Full => {
-                self.creating_survivors = false;
-                self.full = true;
-                self.abandon_copies();
-                return Ok(());
-            }
-            // What was to be read went while it was on its way: so did all who referred to it.
-            Job::Read if !self.exists(file) => {
-                let mut resumes = Vec::new();
-                self.store.extents.give_up(token, &mut resumes);
-                self.resume(&resumes);
-                return Ok(());
-            }
-            Job::SurvivorRead if !self.exists(file) => {
-                self.give_up_read();
-                return Ok(());
-            }
-            Job::Log | Job::Survivors | Job::Checkpoint => "write",
-            Job::NextFile { .. } | Job::SurvivorFile { .. } => "creation",
-            Job::Remove => "removal",
-            Job::Read | Job::SurvivorRead => "read",
-        };
-        Err(Error::Disk {
-            action,
-            file,
-            source,
-        })
     }
 }
 

@@ -360,11 +360,13 @@ impl Segments {
         self.table.iter().filter(sealed).count()
     }
 
-    /// How many segments exist, and the bytes in use of those that are sealed.
-    pub(super) fn totals(&self) -> (u32, u64) {
+    /// How many segments exist, and their bytes; one that is open counts as `open_bytes`.
+    pub(super) fn totals(&self, open_bytes: u32) -> (u32, u64) {
         let existing = self.table.iter().filter(|s| s.state != State::Gone);
         existing.fold((0, 0), |(count, bytes), segment| {
-            (count + 1, bytes + u64::from(segment.used))
+            let open = segment.state == State::Open;
+            let used = if open { open_bytes } else { segment.used };
+            (count + 1, bytes + u64::from(used))
         })
     }
 }

@@ -109,7 +109,7 @@ impl Series {
 
     /// Everything before this may be told to be durable.
     pub(super) fn durable(&self) -> Position {
-        if self.unsynced || cfg!(warren_break = "no_fsync") {
+        if self.unsynced {
             self.written
         } else {
             self.synced
@@ -374,7 +374,7 @@ impl Series {
         };
         debug_assert!(write.bytes > 0);
         self.written = write.end;
-        if write.sync {
+        if write.sync || cfg!(warren_break = "no_fsync") {
             self.synced = write.end;
             self.synced_at = write.since;
         }
