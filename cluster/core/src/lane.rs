@@ -55,6 +55,10 @@ pub struct Options {
     pub resend_after_millis: u64,
     /// A shard's checkpoint is due when its log since the last outweighs that twice, and this.
     pub checkpoint_bytes_min: u64,
+    /// A shard with less log since its last checkpoint is not worth one when the lane ends.
+    pub last_checkpoint_bytes_min: u64,
+    /// Bytes of a checkpoint that one step writes, more or less.
+    pub checkpoint_step_bytes: usize,
 }
 
 /// Why a lane cannot go on: the process ends.
@@ -123,6 +127,8 @@ impl Options {
             unpaid_bytes_limit: 256 << 20,
             resend_after_millis: 10_000,
             checkpoint_bytes_min: 16 << 20,
+            last_checkpoint_bytes_min: 1 << 20,
+            checkpoint_step_bytes: 256 << 10,
         }
     }
 }

@@ -37,6 +37,8 @@ struct Fate {
     acknowledged: bool,
     /// Since the acknowledgement nothing happened that could have lost it.
     ack_certain: bool,
+    /// It may have been on its way to a consumer that does not acknowledge when that one went.
+    may_be_lost: bool,
 }
 
 /// Checks one run.
@@ -45,7 +47,12 @@ pub struct Checker {
     fates: BTreeMap<MessageKey, Fate>,
     /// The newest first delivery of a publisher's messages, by (consumer, queue, publisher).
     newest: BTreeMap<(u64, u32, u32), u64>,
+    /// Queues whose declare was answered, and whether they may go with the node.
+    declared: BTreeMap<u32, bool>,
     violations: Vec<Violation>,
+    /// What happened to which message, for the trace: whoever steps the clients takes it.
+    pub notes: Vec<(&'static str, MessageKey)>,
+    pub published: u64,
     pub confirmed: u64,
     pub delivered: u64,
     pub redelivered: u64,
@@ -54,6 +61,8 @@ pub struct Checker {
 
 impl Checker {
     pub fn published(&mut self, key: MessageKey, fragile: bool) {
+        self.published += 1;
+        self.notes.push(("published", key));
         self.fates.insert(
             key,
             Fate {
@@ -64,6 +73,7 @@ impl Checker {
     }
 
     pub fn confirmed(&mut self, key: MessageKey) {
+        self.notes.push(("confirmed", key));
         if let Some(fate) = self.fates.get_mut(&key) {
             fate.confirmed = true;
             self.confirmed += 1;
@@ -71,6 +81,7 @@ impl Checker {
     }
 
     pub fn refused(&mut self, key: MessageKey) {
+        self.notes.push(("refused", key));
         if let Some(fate) = self.fates.get_mut(&key) {
             fate.refused = true;
         }
@@ -79,6 +90,14 @@ impl Checker {
     /// A message reached a consumer. `whole` says whether its bytes were those published.
     pub fn delivered(&mut self, consumer: u64, key: MessageKey, redelivered: bool, whole: bool) {
         self.delivered += 1;
+        self.notes.push((
+            if redelivered {
+                "redelivered"
+            } else {
+                "delivered"
+            },
+            key,
+        ));
         self.redelivered += u64::from(redelivered);
         let Some(fate) = self.fates.get_mut(&key) else {
             self.violate(
@@ -126,8 +145,18 @@ impl Checker {
         }
     }
 
+    /// The broker has read the acknowledgement, but may have thrown it away: it has told the client
+    /// that the connection ends.
+    pub fn acknowledged_in_vain(&mut self, key: MessageKey) {
+        self.acknowledged(key);
+        if let Some(fate) = self.fates.get_mut(&key) {
+            fate.ack_certain = false;
+        }
+    }
+
     /// The broker has read the acknowledgement.
     pub fn acknowledged(&mut self, key: MessageKey) {
+        self.notes.push(("acknowledged", key));
         if let Some(fate) = self.fates.get_mut(&key) {
             self.acknowledged += u64::from(!fate.acknowledged);
             fate.acknowledged = true;
@@ -138,11 +167,43 @@ impl Checker {
     /// The node died: acknowledgements that were not in its log yet are lost with it, and so are
     /// messages of queues that have no log.
     pub fn node_died(&mut self) {
-        self.newest.clear();
-        self.fates.retain(|_, fate| {
+        for fate in self.fates.values_mut() {
             fate.ack_certain = false;
-            !fate.fragile
-        });
+        }
+        self.node_stopped();
+    }
+
+    /// The node stopped in order: only queues without a log are gone.
+    pub fn node_stopped(&mut self) {
+        self.newest.clear();
+        self.fates.retain(|_, fate| !fate.fragile);
+        self.declared.retain(|_, fragile| !*fragile);
+    }
+
+    /// A consumer went that takes without acknowledging: what was on its way is lost.
+    pub fn auto_ack_consumer_lost(&mut self, queue: u32) {
+        let bound = |publisher, seq| MessageKey {
+            queue,
+            publisher,
+            seq,
+        };
+        for (_, fate) in self
+            .fates
+            .range_mut(bound(0, 0)..=bound(u32::MAX, u64::MAX))
+        {
+            fate.may_be_lost |= !fate.acknowledged;
+        }
+    }
+
+    /// A declare was answered.
+    pub fn declared(&mut self, queue: u32, fragile: bool) {
+        self.declared.insert(queue, fragile);
+    }
+
+    /// Whether a declare of the queue was answered, and it must still be there.
+    #[must_use]
+    pub fn is_declared(&self, queue: u32) -> bool {
+        self.declared.contains_key(&queue)
     }
 
     /// A declare that was answered is not seen any more.
@@ -160,7 +221,7 @@ impl Checker {
         let lost: Vec<_> = self
             .fates
             .iter()
-            .filter(|(_, fate)| fate.confirmed && !fate.acknowledged)
+            .filter(|(_, fate)| fate.confirmed && !fate.acknowledged && !fate.may_be_lost)
             .map(|(key, fate)| format!("{key:?} was confirmed and is gone ({fate:?})"))
             .take(10)
             .collect();

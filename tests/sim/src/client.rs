@@ -8,20 +8,24 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 use warren_protocol::methods::{
-    BasicAck, BasicConsume, BasicDeliver, BasicNack, BasicPublish, BasicQos, BasicReject,
-    ChannelOpen, ConfirmSelect, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, QueueDeclare,
+    BasicConsume, BasicDeliver, BasicQos, ChannelOpen, ConfirmSelect, ConnectionCloseOk,
+    ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, QueueBind, QueueDeclare,
 };
 use warren_protocol::{
-    ContentHeader, FrameKind, LongStr, Method, ShortStr, Table, content, frame, preamble,
+    ContentHeader, FrameKind, LongStr, Method, ReplyCode, ShortStr, Table, frame, preamble,
 };
 
+use crate::body;
 use crate::checker::{Checker, MessageKey};
 use crate::rng::Rng;
 
+mod act;
+
 const CHANNEL: u16 = 1;
 const FRAME_MAX: u32 = 131_072;
-/// Bytes in front of a body's filling: queue, publisher, seq.
-const ID_BYTES: usize = 16;
+/// The queue in the id of a message that was published to all queues at once.
+const ALL_QUEUES: u32 = u32::MAX;
+const FANOUT: &str = "amq.fanout";
 
 /// A queue of the simulation.
 #[derive(Clone, Copy, Debug)]
@@ -40,18 +44,20 @@ impl QueueSpec {
     }
 }
 
-/// What a client is for.
+/// What a client is for. Ids are new at each connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Role {
-    /// Publishes to all queues. `id` stays over reconnects.
+    /// Publishes to all queues.
     Publisher { id: u32 },
-    /// Consumes one queue. `id` is new at each connection.
+    /// Consumes one queue.
     Consumer {
         queue: QueueSpec,
         id: u64,
         auto_ack: bool,
         prefetch: u16,
     },
+    /// Asks what is left in the queues.
+    Inspector,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,9 +65,19 @@ enum Stage {
     Handshake,
     /// Declaring the queue with this index.
     Declaring(usize),
+    /// Binding it to the fanout exchange.
+    Binding(usize),
     Preparing,
     Ready,
     Closed,
+}
+
+/// The delivery whose content is on its way.
+#[derive(Clone, Copy, Debug)]
+struct Delivering {
+    tag: u64,
+    redelivered: bool,
+    size: Option<u64>,
 }
 
 /// A client and both ends of its socket's buffers.
@@ -76,21 +92,23 @@ pub struct Client {
     sent: u64,
     read: u64,
     from_broker: BytesMut,
-    unconfirmed: BTreeMap<u64, MessageKey>,
+    /// By the number of the publish; one key for each queue that it goes to.
+    unconfirmed: BTreeMap<u64, Vec<MessageKey>>,
     publish_number: u64,
-    next_seq: u64,
-    delivering: Option<(u64, bool, u64)>,
+    delivering: Option<Delivering>,
     body: Vec<u8>,
     held: VecDeque<(u64, MessageKey)>,
     /// Acknowledged when the broker has read up to this byte.
     acknowledging: VecDeque<(u64, MessageKey)>,
+    /// What an inspector was told: queue, messages that are ready, consumers.
+    counts: Vec<(u32, u32, u32)>,
     /// Only acknowledge and take: the end of the run.
     pub draining: bool,
 }
 
 impl Client {
     #[must_use]
-    pub fn new(role: Role, queues: Vec<QueueSpec>, next_seq: u64, rng: Rng) -> Self {
+    pub fn new(role: Role, queues: Vec<QueueSpec>, rng: Rng) -> Self {
         let mut client = Self {
             role,
             queues,
@@ -102,11 +120,11 @@ impl Client {
             from_broker: BytesMut::new(),
             unconfirmed: BTreeMap::new(),
             publish_number: 0,
-            next_seq,
             delivering: None,
             body: Vec::new(),
             held: VecDeque::new(),
             acknowledging: VecDeque::new(),
+            counts: Vec::new(),
             draining: false,
         };
         client.send(|out| out.extend_from_slice(&preamble::PROTOCOL_HEADER));
@@ -116,12 +134,6 @@ impl Client {
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
-    }
-
-    /// The number that the next publish will carry: a new connection goes on from it.
-    #[must_use]
-    pub fn next_seq(&self) -> u64 {
-        self.next_seq
     }
 
     #[must_use]
@@ -144,21 +156,45 @@ impl Client {
             && self.acknowledging.is_empty()
     }
 
+    /// Where it stands, for a person.
+    #[must_use]
+    pub fn state(&self) -> String {
+        format!(
+            "is {:?}, {} unconfirmed, {} held, {} bytes unsent, {} acknowledgements unread",
+            self.stage,
+            self.unconfirmed.len(),
+            self.held.len(),
+            self.to_broker.len(),
+            self.acknowledging.len()
+        )
+    }
+
+    /// What an inspector was told: queue, messages that are ready, consumers.
+    #[must_use]
+    pub fn counts(&self) -> &[(u32, u32, u32)] {
+        &self.counts
+    }
+
     fn send(&mut self, write: impl FnOnce(&mut BytesMut)) {
         let before = self.to_broker.len();
         write(&mut self.to_broker);
         self.sent += (self.to_broker.len() - before) as u64;
     }
 
-    /// The broker has read `count` more bytes.
-    pub fn broker_read(&mut self, count: usize, checker: &mut Checker) {
+    /// The broker has read `count` more bytes, and does what they say unless it `closes` the
+    /// connection.
+    pub fn broker_read(&mut self, count: usize, closes: bool, checker: &mut Checker) {
         self.read += count as u64;
         while let Some((at, key)) = self.acknowledging.front().copied() {
             if at > self.read {
                 break;
             }
             self.acknowledging.pop_front();
-            checker.acknowledged(key);
+            if closes {
+                checker.acknowledged_in_vain(key);
+            } else {
+                checker.acknowledged(key);
+            }
         }
     }
 
@@ -205,7 +241,7 @@ impl Client {
             FrameKind::Header => {
                 let size = ContentHeader::parse(payload).map_or(0, |header| header.body_size);
                 if let Some(delivering) = &mut self.delivering {
-                    delivering.2 = size;
+                    delivering.size = Some(size);
                 }
                 self.finish_delivery(checker);
             }
@@ -240,34 +276,46 @@ impl Client {
                 .encode_frame(0, out);
             }),
             Method::ConnectionOpenOk(_) => self.send(|out| ChannelOpen.encode_frame(CHANNEL, out)),
-            Method::ChannelOpenOk(_) => self.declare(0),
-            Method::QueueDeclareOk(_) => self.declared(),
+            Method::ChannelOpenOk(_) => self.declare(0, checker),
+            Method::QueueDeclareOk(ok) => {
+                self.declared(ok.message_count, ok.consumer_count, checker);
+            }
+            Method::QueueBindOk(_) => self.bound(checker),
             Method::ConfirmSelectOk(_) | Method::BasicConsumeOk(_) => self.stage = Stage::Ready,
             Method::BasicDeliver(deliver) => self.begin_delivery(deliver),
             Method::BasicAck(ack) => self.confirm(ack.delivery_tag, ack.multiple, true, checker),
             Method::BasicNack(nack) => {
                 self.confirm(nack.delivery_tag, nack.multiple, false, checker);
             }
+            Method::BasicReturn(_) | Method::BasicCancel(_) => {
+                checker.violate("declared-is-declared", format!("{method:?}"));
+            }
             Method::ChannelClose(close) => {
                 checker.violate("wire", format!("channel closed: {close:?}"));
                 self.stage = Stage::Closed;
             }
             Method::ConnectionClose(close) => {
-                checker.violate("wire", format!("connection closed: {close:?}"));
+                if close.reply_code != ReplyCode::ConnectionForced.code() {
+                    checker.violate("wire", format!("connection closed: {close:?}"));
+                }
+                self.send(|out| ConnectionCloseOk.encode_frame(0, out));
                 self.stage = Stage::Closed;
             }
             _ => {}
         }
     }
 
-    fn declare(&mut self, index: usize) {
+    fn declare(&mut self, index: usize, checker: &Checker) {
         self.stage = Stage::Declaring(index);
         let queue = self.queues[index];
         let name = queue.name();
+        let is_known = checker.is_declared(queue.number);
+        let inspects = matches!(self.role, Role::Inspector);
+        let passive = inspects || (is_known && self.rng.permille(500));
         self.send(|out| {
             QueueDeclare {
                 queue: ShortStr::truncated(&name),
-                passive: false,
+                passive,
                 durable: queue.durable,
                 exclusive: false,
                 auto_delete: false,
@@ -278,16 +326,44 @@ impl Client {
         });
     }
 
-    fn declared(&mut self) {
+    fn declared(&mut self, messages: u32, consumers: u32, checker: &mut Checker) {
         let Stage::Declaring(index) = self.stage else {
             return;
         };
-        if index + 1 < self.queues.len() {
-            self.declare(index + 1);
+        let queue = self.queues[index];
+        checker.declared(queue.number, !queue.durable);
+        if matches!(self.role, Role::Inspector) {
+            self.counts.push((queue.number, messages, consumers));
+            self.go_on_declaring(index + 1, checker);
+            return;
+        }
+        self.stage = Stage::Binding(index);
+        self.send(|out| {
+            QueueBind {
+                queue: ShortStr::truncated(&queue.name()),
+                exchange: ShortStr::truncated(FANOUT),
+                routing_key: ShortStr::EMPTY,
+                nowait: false,
+                arguments: Table::from_raw(&[]),
+            }
+            .encode_frame(CHANNEL, out);
+        });
+    }
+
+    fn bound(&mut self, checker: &Checker) {
+        if let Stage::Binding(index) = self.stage {
+            self.go_on_declaring(index + 1, checker);
+        }
+    }
+
+    fn go_on_declaring(&mut self, next: usize, checker: &Checker) {
+        if next < self.queues.len() {
+            self.declare(next, checker);
             return;
         }
         self.stage = Stage::Preparing;
         match self.role {
+            Role::Inspector => self.stage = Stage::Ready,
             Role::Publisher { .. } => {
                 self.send(|out| ConfirmSelect { nowait: false }.encode_frame(CHANNEL, out));
             }
@@ -296,24 +372,7 @@ impl Client {
                 auto_ack,
                 prefetch,
                 ..
-            } => self.send(|out| {
-                BasicQos {
-                    prefetch_size: 0,
-                    prefetch_count: prefetch,
-                    global: false,
-                }
-                .encode_frame(CHANNEL, out);
-                BasicConsume {
-                    queue: ShortStr::truncated(&queue.name()),
-                    consumer_tag: ShortStr::truncated("c"),
-                    no_local: false,
-                    no_ack: auto_ack,
-                    exclusive: false,
-                    nowait: false,
-                    arguments: Table::from_raw(&[]),
-                }
-                .encode_frame(CHANNEL, out);
-            }),
+            } => self.send(|out| consume(queue, auto_ack, prefetch, out)),
         }
     }
 
@@ -325,181 +384,79 @@ impl Client {
             .map(|(tag, _)| *tag)
             .collect();
         for tag in settled {
-            if let Some(key) = self.unconfirmed.remove(&tag) {
-                if stored {
-                    checker.confirmed(key);
-                } else {
-                    checker.refused(key);
+            let Some(keys) = self.unconfirmed.remove(&tag) else {
+                continue;
+            };
+            let known = stored || keys.len() == 1;
+            for key in keys {
+                match (known, stored) {
+                    (true, true) => checker.confirmed(key),
+                    (true, false) => checker.refused(key),
+                    // Some queue has refused it, others may have it.
+                    (false, _) => {}
                 }
             }
         }
     }
 
     fn begin_delivery(&mut self, deliver: &BasicDeliver<'_>) {
-        self.delivering = Some((deliver.delivery_tag, deliver.redelivered, u64::MAX));
+        self.delivering = Some(Delivering {
+            tag: deliver.delivery_tag,
+            redelivered: deliver.redelivered,
+            size: None,
+        });
         self.body.clear();
     }
 
     fn finish_delivery(&mut self, checker: &mut Checker) {
-        let Some((tag, redelivered, size)) = self.delivering else {
+        let Some(delivering) = self.delivering else {
             return;
         };
-        if self.body.len() as u64 != size {
+        if delivering.size != Some(self.body.len() as u64) {
             return;
         }
         self.delivering = None;
-        let Role::Consumer { id, auto_ack, .. } = self.role else {
+        let Role::Consumer {
+            id,
+            auto_ack,
+            queue,
+            ..
+        } = self.role
+        else {
             return;
         };
-        let Some((key, whole)) = read_body(&self.body) else {
+        let Some((mut key, mut whole)) = body::read(&self.body) else {
             checker.violate("no-ghosts", "a body without an id was delivered".to_owned());
             return;
         };
-        checker.delivered(id, key, redelivered, whole);
+        if key.queue == ALL_QUEUES {
+            key.queue = queue.number;
+        }
+        whole &= key.queue == queue.number;
+        checker.delivered(id, key, delivering.redelivered, whole);
         if auto_ack {
             checker.acknowledged(key);
         } else {
-            self.held.push_back((tag, key));
-        }
-    }
-
-    /// Does something that its role allows.
-    pub fn act(&mut self, checker: &mut Checker) {
-        if self.stage != Stage::Ready {
-            return;
-        }
-        match self.role {
-            Role::Publisher { id } => self.publish_some(id, checker),
-            Role::Consumer { .. } => self.settle_some(),
-        }
-    }
-
-    fn publish_some(&mut self, publisher: u32, checker: &mut Checker) {
-        if self.draining || self.unconfirmed.len() > 200 {
-            return;
-        }
-        for _ in 0..self.rng.between(1, 12) {
-            let queue = self.queues[self.rng.below(self.queues.len() as u64) as usize];
-            let key = MessageKey {
-                queue: queue.number,
-                publisher,
-                seq: self.next_seq,
-            };
-            self.next_seq += 1;
-            self.publish_number += 1;
-            let filling = match self.rng.below(40) {
-                0 => self.rng.between(100_000, 300_000),
-                1..10 => self.rng.below(4000),
-                _ => self.rng.below(64),
-            };
-            let body = write_body(key, filling as usize);
-            checker.published(key, !queue.durable);
-            self.unconfirmed.insert(self.publish_number, key);
-            self.send(|out| {
-                BasicPublish {
-                    exchange: ShortStr::EMPTY,
-                    routing_key: ShortStr::truncated(&queue.name()),
-                    mandatory: false,
-                    immediate: false,
-                }
-                .encode_frame(CHANNEL, out);
-                let properties = warren_protocol::Properties::from_raw(&[]);
-                content::encode(out, CHANNEL, properties, &body, FRAME_MAX);
-            });
-        }
-    }
-
-    fn settle_some(&mut self) {
-        if self.held.is_empty() {
-            return;
-        }
-        let count = self.rng.between(1, self.held.len() as u64) as usize;
-        let choice = if self.draining { 0 } else { self.rng.below(10) };
-        match choice {
-            0..=5 => {
-                let (tag, _) = self.held[count - 1];
-                self.send(|out| {
-                    BasicAck {
-                        delivery_tag: tag,
-                        multiple: true,
-                    }
-                    .encode_frame(CHANNEL, out);
-                });
-                let settled: Vec<_> = self.held.drain(..count).collect();
-                let at = self.sent;
-                self.acknowledging
-                    .extend(settled.into_iter().map(|(_, key)| (at, key)));
-            }
-            6..=7 => {
-                let Some((tag, key)) = self.held.remove(count - 1) else {
-                    return;
-                };
-                self.send(|out| {
-                    BasicAck {
-                        delivery_tag: tag,
-                        multiple: false,
-                    }
-                    .encode_frame(CHANNEL, out);
-                });
-                self.acknowledging.push_back((self.sent, key));
-            }
-            8 => {
-                let (tag, _) = self.held[count - 1];
-                self.send(|out| {
-                    BasicNack {
-                        delivery_tag: tag,
-                        multiple: true,
-                        requeue: true,
-                    }
-                    .encode_frame(CHANNEL, out);
-                });
-                self.held.drain(..count);
-            }
-            _ => {
-                let Some((tag, _)) = self.held.remove(count - 1) else {
-                    return;
-                };
-                self.send(|out| {
-                    BasicReject {
-                        delivery_tag: tag,
-                        requeue: true,
-                    }
-                    .encode_frame(CHANNEL, out);
-                });
-            }
+            self.held.push_back((delivering.tag, key));
         }
     }
 }
 
-fn filling(key: MessageKey, at: usize) -> u8 {
-    (key.seq as u8)
-        .wrapping_mul(31)
-        .wrapping_add(at as u8)
-        .wrapping_add(key.queue as u8)
-}
-
-fn write_body(key: MessageKey, bytes: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(ID_BYTES + bytes);
-    body.extend_from_slice(&key.queue.to_le_bytes());
-    body.extend_from_slice(&key.publisher.to_le_bytes());
-    body.extend_from_slice(&key.seq.to_le_bytes());
-    body.extend((0..bytes).map(|at| filling(key, at)));
-    body
-}
-
-/// The id in a body, and whether the rest is what belongs to it.
-fn read_body(body: &[u8]) -> Option<(MessageKey, bool)> {
-    let (id, rest) = body.split_first_chunk::<ID_BYTES>()?;
-    let number = |at: usize| u32::from_le_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
-    let seq = u64::from(number(8)) | u64::from(number(12)) << 32;
-    let key = MessageKey {
-        queue: number(0),
-        publisher: number(4),
-        seq,
-    };
-    let whole = rest
-        .iter()
-        .enumerate()
-        .all(|(at, byte)| *byte == filling(key, at));
-    Some((key, whole))
+fn consume(queue: QueueSpec, auto_ack: bool, prefetch: u16, out: &mut BytesMut) {
+    BasicQos {
+        prefetch_size: 0,
+        prefetch_count: prefetch,
+        global: false,
+    }
+    .encode_frame(CHANNEL, out);
+    BasicConsume {
+        queue: ShortStr::truncated(&queue.name()),
+        consumer_tag: ShortStr::truncated("c"),
+        no_local: false,
+        no_ack: auto_ack,
+        exclusive: false,
+        nowait: false,
+        arguments: Table::from_raw(&[]),
+    }
+    .encode_frame(CHANNEL, out);
 }

@@ -1,6 +1,11 @@
 //! Deterministic simulation of whole nodes: real sessions, queues, lane and log; simulated
 //! clients, clock and disk; everything from one seed, in one thread.
 
+pub mod body;
 pub mod checker;
 pub mod client;
+pub mod node;
 pub mod rng;
+pub mod temper;
+pub mod trace;
+pub mod world;

@@ -1,7 +1,6 @@
 //! What a lane does besides moving its shards: what the log tells, checkpoints, the end.
 
 use super::{Error, Lane, Life, queue_at, rows_at};
-use crate::checkpoint::Writer;
 use crate::ids::{Now, ShardId};
 use crate::inbox::Outputs;
 use crate::log::disk::Completion;
@@ -11,12 +10,6 @@ use crate::replica::{Head, Replica};
 
 /// The kind of a checkpoint's part that holds a replica's [`Head`].
 pub(super) const HEAD_PART: u8 = 1;
-
-/// A shard with less log since its last checkpoint is not worth one when the lane ends.
-const LOG_BYTES_AT_END: u64 = 1 << 20;
-
-/// Bytes of a checkpoint that one step writes.
-const CHECKPOINT_STEP_BYTES: usize = 256 << 10;
 
 impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn completed(
@@ -137,10 +130,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let Some(writer) = self.store.log.checkpoint_writer(shard) else {
             return false;
         };
+        let budget = self.options.checkpoint_step_bytes;
         let whole = if let Some(at) = rows_at(shard) {
-            go_on(&mut self.rows[at], writer)
+            self.rows[at].machine_mut().checkpoint_step(budget, writer)
         } else if let Some(at) = queue_at(shard, self.options.shards) {
-            go_on(&mut self.queues[at], writer)
+            self.queues[at]
+                .machine_mut()
+                .checkpoint_step(budget, writer)
         } else {
             true
         };
@@ -168,7 +164,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if busy || !self.store.is_quiet() || !self.store.log.checkpoint_is_idle() {
             return false;
         }
-        let worth = LOG_BYTES_AT_END.min(self.options.checkpoint_bytes_min);
+        let worth = self.options.last_checkpoint_bytes_min;
         let unsaved = |shard: &ShardId| self.store.log.bytes_since_checkpoint(*shard) >= worth;
         if self.checkpoints_at_end
             && let Some(shard) = self.shards().find(unsaved)
@@ -195,9 +191,4 @@ fn begin<M: Machine, T: Copy>(replica: &mut Replica<M, T>, log: &mut crate::log:
     let writer = log.checkpoint_writer(shard).expect("begun above");
     writer.part(HEAD_PART, &head.encode());
     replica.machine_mut().checkpoint_begin(writer);
-}
-
-fn go_on<M: Machine, T: Copy>(replica: &mut Replica<M, T>, writer: &mut Writer) -> bool {
-    let machine = replica.machine_mut();
-    machine.checkpoint_step(CHECKPOINT_STEP_BYTES, writer)
 }

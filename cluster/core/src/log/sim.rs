@@ -153,29 +153,28 @@ impl SimDisk {
         for op in std::mem::take(&mut self.waiting) {
             let reached_the_disk = self.below(2) == 0;
             if reached_the_disk {
-                // A write that was not answered was not synced.
-                let op = match op {
-                    Op::Write {
-                        file,
-                        offset,
-                        buffers,
-                        token,
-                        ..
-                    } => Op::Write {
-                        file,
-                        offset,
-                        buffers,
-                        sync: false,
-                        token,
-                    },
-                    other => other,
-                };
-                let _ = self.run(op);
+                let _ = self.run(unsynced(op));
             }
         }
         let names: Vec<FileName> = self.files.keys().copied().collect();
         for name in names {
             self.tear(name);
+        }
+    }
+
+    /// The process dies, the machine goes on: of what waits, the first ones of each queue were
+    /// carried out; what was written stays, and is no more synced than before.
+    pub fn kill(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for queue in [Queue::Log, Queue::Bulk] {
+            let mut left = self.below(waiting.len() as u64 + 1);
+            for op in waiting.iter().filter(|op| op.queue() == queue) {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                let _ = self.run(unsynced(op.clone()));
+            }
         }
     }
 
@@ -309,6 +308,26 @@ impl File {
     fn sync(&mut self) {
         self.unsynced.clear();
         self.synced_len = self.data.len();
+    }
+}
+
+/// A write that was not answered was not synced.
+fn unsynced(op: Op) -> Op {
+    match op {
+        Op::Write {
+            file,
+            offset,
+            buffers,
+            token,
+            ..
+        } => Op::Write {
+            file,
+            offset,
+            buffers,
+            sync: false,
+            token,
+        },
+        other => other,
     }
 }
 

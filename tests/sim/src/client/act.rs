@@ -1,0 +1,146 @@
+//! What a client does by itself once it is ready: publish, or settle what it holds.
+
+use warren_protocol::methods::{BasicAck, BasicNack, BasicPublish, BasicReject};
+use warren_protocol::{Properties, ShortStr, content};
+
+use super::{ALL_QUEUES, CHANNEL, Client, FANOUT, FRAME_MAX, Role, Stage};
+use crate::body;
+use crate::checker::{Checker, MessageKey};
+
+/// Publishes without an answer, beyond which a publisher waits.
+const UNCONFIRMED_MAX: usize = 200;
+/// Bytes on their way to the broker, beyond which a publisher waits.
+const UNSENT_BYTES_MAX: usize = 1 << 20;
+
+impl Client {
+    /// Does something that its role allows.
+    pub fn act(&mut self, checker: &mut Checker) {
+        if self.stage != Stage::Ready {
+            return;
+        }
+        match self.role {
+            Role::Publisher { id } => self.publish_some(id, checker),
+            Role::Consumer { .. } => self.settle_some(),
+            Role::Inspector => {}
+        }
+    }
+
+    fn publish_some(&mut self, publisher: u32, checker: &mut Checker) {
+        for _ in 0..self.rng.between(1, 12) {
+            let waits =
+                self.unconfirmed.len() > UNCONFIRMED_MAX || self.to_broker.len() > UNSENT_BYTES_MAX;
+            if self.draining || waits {
+                return;
+            }
+            self.publish(publisher, checker);
+        }
+    }
+
+    fn publish(&mut self, publisher: u32, checker: &mut Checker) {
+        self.publish_number += 1;
+        let seq = self.publish_number;
+        let fans_out = self.rng.permille(50);
+        let (queues, exchange, routing_key, number) = if fans_out {
+            (self.queues.clone(), FANOUT, String::new(), ALL_QUEUES)
+        } else {
+            let queue = self.queues[self.rng.below(self.queues.len() as u64) as usize];
+            (vec![queue], "", queue.name(), queue.number)
+        };
+        let key = |queue| MessageKey {
+            queue,
+            publisher,
+            seq,
+        };
+        for queue in &queues {
+            checker.published(key(queue.number), !queue.durable);
+        }
+        let keys = queues.iter().map(|queue| key(queue.number)).collect();
+        self.unconfirmed.insert(seq, keys);
+        let filling = match self.rng.below(400) {
+            0 => self.rng.between(100_000, 300_000),
+            1..40 => self.rng.below(8000),
+            _ => self.rng.below(64),
+        };
+        let body = body::write(key(number), filling as usize);
+        let mandatory = self.rng.permille(500);
+        self.send(|out| {
+            BasicPublish {
+                exchange: ShortStr::truncated(exchange),
+                routing_key: ShortStr::truncated(&routing_key),
+                mandatory,
+                immediate: false,
+            }
+            .encode_frame(CHANNEL, out);
+            content::encode(out, CHANNEL, Properties::from_raw(&[]), &body, FRAME_MAX);
+        });
+    }
+
+    fn settle_some(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let count = self.rng.between(1, self.held.len() as u64) as usize;
+        match if self.draining { 0 } else { self.rng.below(20) } {
+            0..=11 => self.acknowledge_first(count),
+            12..=15 => self.acknowledge_one(count - 1),
+            16 => self.return_first(count),
+            17 => self.reject_one(count - 1),
+            // Holds what it has.
+            _ => {}
+        }
+    }
+
+    fn acknowledge_first(&mut self, count: usize) {
+        let (delivery_tag, _) = self.held[count - 1];
+        self.send(|out| {
+            BasicAck {
+                delivery_tag,
+                multiple: true,
+            }
+            .encode_frame(CHANNEL, out);
+        });
+        let at = self.sent;
+        let settled = self.held.drain(..count).map(|(_, key)| (at, key));
+        self.acknowledging.extend(settled);
+    }
+
+    fn acknowledge_one(&mut self, index: usize) {
+        let Some((delivery_tag, key)) = self.held.remove(index) else {
+            return;
+        };
+        self.send(|out| {
+            BasicAck {
+                delivery_tag,
+                multiple: false,
+            }
+            .encode_frame(CHANNEL, out);
+        });
+        self.acknowledging.push_back((self.sent, key));
+    }
+
+    fn return_first(&mut self, count: usize) {
+        let (delivery_tag, _) = self.held[count - 1];
+        self.send(|out| {
+            BasicNack {
+                delivery_tag,
+                multiple: true,
+                requeue: true,
+            }
+            .encode_frame(CHANNEL, out);
+        });
+        self.held.drain(..count);
+    }
+
+    fn reject_one(&mut self, index: usize) {
+        let Some((delivery_tag, _)) = self.held.remove(index) else {
+            return;
+        };
+        self.send(|out| {
+            BasicReject {
+                delivery_tag,
+                requeue: true,
+            }
+            .encode_frame(CHANNEL, out);
+        });
+    }
+}

@@ -1,0 +1,533 @@
+//! A node as its process would run it, without threads, sockets and files: lane, topology,
+//! sessions, and what joins them. Stepped piece by piece, in any order that the world likes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use warren_broker_core::auth::password;
+use warren_broker_core::definitions::{
+    HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
+};
+use warren_broker_core::dispatch::control::{self, Home};
+use warren_broker_core::dispatch::reconcile;
+use warren_broker_core::dispatch::work::{Item, ReplyAddress, Ticket, Work};
+use warren_broker_core::ids::{QueueId, SessionId, Token};
+use warren_broker_core::session::event::Event;
+use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
+use warren_broker_core::shard::effect::Effect;
+use warren_broker_core::shard::{Shard, ShardOptions, input};
+use warren_broker_core::topology::Topology;
+use warren_cluster_core::ids::{Instant, Now, ShardId};
+use warren_cluster_core::inbox::{Input, Outputs};
+use warren_cluster_core::lane::{self, Figures, Lane};
+use warren_cluster_core::log::sim::SimDisk;
+use warren_cluster_core::rows::{Change, Committed, Precondition, Transaction, Write};
+
+type LaneInput = Input<input::Input, Ticket>;
+
+/// The node itself, where sessions are named.
+const NODE: SessionId = SessionId(0);
+
+/// How a node is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub lane: lane::Options,
+    pub session: Arc<SessionOptions>,
+}
+
+/// How far a node's life is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// Recovered, the rows not told yet.
+    Opening,
+    /// The first definitions are on their way.
+    Defining,
+    Serving,
+    /// Clients were told to go.
+    Closing,
+    /// The lane ends.
+    Stopping,
+    Stopped,
+}
+
+/// Something to do after a queue's shard said so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Chore {
+    RemoveClosed(QueueId),
+    Forget(QueueId),
+}
+
+/// A running node.
+pub struct Node {
+    options: Options,
+    lane: Lane<Shard, Ticket>,
+    inputs: VecDeque<LaneInput>,
+    outputs: Outputs<Effect, Ticket>,
+    topology: Topology,
+    sessions: BTreeMap<SessionId, Served>,
+    last_session: u64,
+    chores: VecDeque<Chore>,
+    home: Home,
+    life: Life,
+    alarm: Option<Arc<str>>,
+    /// The lane said that it has more to do.
+    pub wants_step: bool,
+}
+
+/// A session and what waits at its door.
+struct Served {
+    session: Session,
+    unread: BytesMut,
+    events: VecDeque<Event>,
+    /// Its socket is gone.
+    lost: bool,
+}
+
+/// Nobody waits for direct replies.
+struct NoReplies;
+
+impl ReplyDirectory for NoReplies {
+    fn alive(&self, _address: ReplyAddress) -> bool {
+        false
+    }
+}
+
+impl Node {
+    /// Starts on what the disk holds.
+    ///
+    /// # Errors
+    /// When the lane cannot be recovered.
+    pub fn start(
+        options: Options,
+        disk: &mut SimDisk,
+        incarnation: u64,
+    ) -> Result<Self, lane::Error> {
+        let machine = |shard: ShardId| {
+            Shard::new(ShardOptions {
+                logged: !shard.is_unlogged(),
+            })
+        };
+        let lane = Lane::recover(options.lane.clone(), disk, machine)?;
+        Ok(Self {
+            home: Home {
+                node: options.lane.node,
+                incarnation,
+            },
+            options,
+            lane,
+            inputs: VecDeque::new(),
+            outputs: Outputs::default(),
+            topology: Topology::new(incarnation),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            chores: VecDeque::new(),
+            life: Life::Opening,
+            alarm: None,
+            wants_step: true,
+        })
+    }
+
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.lane.figures()
+    }
+
+    /// The lane, when the node is over.
+    #[must_use]
+    pub fn into_lane(self) -> Lane<Shard, Ticket> {
+        self.lane
+    }
+
+    /// When the lane or a session wants a turn though nothing happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let sessions = self.sessions.values();
+        let timeouts = sessions.filter_map(|served| served.session.timeout());
+        timeouts.chain(self.lane.deadline()).min()
+    }
+
+    /// Whether it has nothing to do until something happens.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let waits = |served: &Served| !served.events.is_empty();
+        !self.wants_step
+            && self.inputs.is_empty()
+            && self.chores.is_empty()
+            && !self.sessions.values().any(waits)
+    }
+
+    /// What it has to do, for a person.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let waits = |served: &&Served| !served.events.is_empty();
+        format!(
+            "node is {:?}, lane wants a step: {}, {} inputs, {} chores, {} sessions with events",
+            self.life,
+            self.wants_step,
+            self.inputs.len(),
+            self.chores.len(),
+            self.sessions.values().filter(waits).count()
+        )
+    }
+
+    /// Hands the lane an input from outside.
+    pub fn push(&mut self, input: LaneInput) {
+        self.inputs.push_back(input);
+    }
+
+    /// One turn of the lane.
+    ///
+    /// # Errors
+    /// What the node cannot survive.
+    pub fn step(&mut self, now: Now, disk: &mut SimDisk) -> Result<(), lane::Error> {
+        let mut ops = Vec::new();
+        let (inputs, outputs) = (&mut self.inputs, &mut self.outputs);
+        self.wants_step = self.lane.step(now, inputs, outputs, &mut ops)?;
+        for op in ops {
+            disk.submit(op);
+        }
+        self.take_outputs();
+        Ok(())
+    }
+
+    fn take_outputs(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for (shard, changes) in outputs.changes.drain(..) {
+            self.take_changes(shard, &changes);
+        }
+        for (ticket, committed) in outputs.committed.drain(..) {
+            let token = Token(ticket.number);
+            let event = match committed {
+                Some(committed) => Event::Committed { token, committed },
+                None => Event::NotCommitted { token },
+            };
+            self.tell(ticket.session, event);
+        }
+        for (ticket, outcome) in outputs.done.drain(..) {
+            let number = ticket.number;
+            self.tell(ticket.session, Event::Done { number, outcome });
+        }
+        for effect in outputs.effects.drain(..) {
+            match effect {
+                Effect::Unused { queue } => self.chores.push_back(Chore::RemoveClosed(queue)),
+                Effect::Dropped { queue } => self.chores.push_back(Chore::Forget(queue)),
+                effect => self.tell(addressee(&effect), Event::Shard(effect)),
+            }
+        }
+        outputs.roles.clear();
+        if outputs.stopped {
+            self.life = Life::Stopped;
+        }
+        outputs.stopped = false;
+        self.outputs = outputs;
+        if self.life == Life::Opening {
+            self.begin_definitions();
+        }
+    }
+
+    /// Queues are made in their shards before anyone sees that they are declared.
+    fn take_changes(&mut self, shard: ShardId, changes: &[Change]) {
+        let store = Store::of_shard(shard).expect("only rows shards have changes");
+        let inputs = reconcile::reconcile(store, changes).expect("rows that this build wrote");
+        for (shard, input) in inputs.into_iter().rev() {
+            self.inputs.push_front(Input::Machine { shard, input });
+        }
+        let applied = self.topology.apply(store, changes);
+        applied.expect("rows that this build wrote");
+    }
+
+    fn begin_definitions(&mut self) {
+        if self.topology.vhosts().next().is_some() {
+            self.life = Life::Serving;
+            return;
+        }
+        self.life = Life::Defining;
+        let mut work = Work::default();
+        work.transact(ShardId::DEFINITIONS, first_definitions(), Some(Token(1)));
+        self.submit(NODE, &mut work);
+    }
+
+    fn tell(&mut self, session: Option<SessionId>, event: Event) {
+        let Some(session) = session else {
+            return;
+        };
+        if session == NODE {
+            if let Event::Committed {
+                committed: Committed::Yes { .. },
+                ..
+            } = event
+            {
+                self.life = Life::Serving;
+            }
+            return;
+        }
+        if let Some(served) = self.sessions.get_mut(&session) {
+            served.events.push_back(event);
+        }
+    }
+
+    fn submit(&mut self, session: SessionId, work: &mut Work) {
+        for item in work.items.drain(..) {
+            let ticket = |number: Option<u64>| Ticket {
+                session: number.map(|_| session),
+                number: number.unwrap_or(0),
+            };
+            self.inputs.push_back(match item {
+                Item::Propose {
+                    shard,
+                    batch,
+                    number,
+                } => Input::Propose {
+                    shard,
+                    batch,
+                    ticket: ticket(Some(number)),
+                },
+                Item::Ask { shard, input } => Input::Machine { shard, input },
+                Item::Transact {
+                    shard,
+                    transaction,
+                    token,
+                } => Input::Transact {
+                    shard,
+                    transaction,
+                    ticket: ticket(token.map(|token| token.0)),
+                },
+                Item::Reply(_) => continue,
+            });
+        }
+    }
+
+    /// Does the oldest of what queues left to do; false when there is nothing.
+    pub fn do_chore(&mut self) -> bool {
+        let Some(chore) = self.chores.pop_front() else {
+            return false;
+        };
+        let mut work = Work::default();
+        match chore {
+            Chore::RemoveClosed(queue) => control::remove_closed(&self.topology, queue, &mut work),
+            Chore::Forget(queue) => {
+                let (shard, transaction) = reconcile::forget(queue);
+                work.transact(shard, transaction, None);
+            }
+        }
+        self.submit(NODE, &mut work);
+        true
+    }
+
+    /// Raises or clears an alarm for publishers.
+    pub fn alarm(&mut self, alarm: Option<&str>) {
+        self.alarm = alarm.map(Arc::from);
+        for served in self.sessions.values_mut() {
+            served.events.push_back(Event::Blocked(self.alarm.clone()));
+        }
+    }
+
+    /// Tells all clients to go.
+    pub fn close(&mut self) {
+        self.life = Life::Closing;
+        for served in self.sessions.values_mut() {
+            let text = Arc::from("shutdown");
+            served.events.push_back(Event::Close { text });
+        }
+    }
+
+    /// Ends the lane; sessions that are left are left alone.
+    pub fn stop(&mut self) {
+        self.life = Life::Stopping;
+        self.sessions.clear();
+        self.inputs.push_back(Input::Stop);
+    }
+
+    /// A client connected.
+    pub fn open_session(&mut self, now: Instant, seed: u64) -> SessionId {
+        self.last_session += 1;
+        let id = SessionId(self.last_session);
+        let peer = Peer {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 40_000,
+            tls: false,
+        };
+        let options = Arc::clone(&self.options.session);
+        let mut served = Served {
+            session: Session::new(options, id, peer, now, seed),
+            unread: BytesMut::new(),
+            events: VecDeque::new(),
+            lost: false,
+        };
+        if self.alarm.is_some() {
+            served.events.push_back(Event::Blocked(self.alarm.clone()));
+        }
+        self.sessions.insert(id, served);
+        id
+    }
+
+    /// Bytes of a client that its session has not read.
+    #[must_use]
+    pub fn unread(&self, id: SessionId) -> usize {
+        self.sessions.get(&id).map_or(0, |it| it.unread.len())
+    }
+
+    /// Bytes came in.
+    pub fn receive(&mut self, id: SessionId, bytes: &[u8]) {
+        if let Some(served) = self.sessions.get_mut(&id) {
+            served.unread.extend_from_slice(bytes);
+        }
+    }
+
+    /// A turn of a session: up to `events_max` events, what it can read, its timers. Gives how many
+    /// bytes it has read.
+    pub fn turn(&mut self, id: SessionId, now: Instant, events_max: usize) -> usize {
+        let Some(mut served) = self.sessions.remove(&id) else {
+            return 0;
+        };
+        let env = Env {
+            topology: &self.topology,
+            replies: &NoReplies,
+            shards: self.options.lane.shards,
+            home: self.home,
+        };
+        let mut work = Work::default();
+        let session = &mut served.session;
+        for _ in 0..events_max.min(served.events.len()) {
+            if let Some(event) = served.events.pop_front() {
+                session.handle_event(now, &env, event, &mut work);
+            }
+        }
+        let mut used = 0;
+        if !served.lost {
+            if session.wants_read() && !served.unread.is_empty() {
+                used = session.handle_bytes(now, &env, &served.unread, &mut work);
+                served.unread.advance(used);
+            }
+            if session.timeout().is_some_and(|at| at <= now) {
+                session.handle_timeout(now, &env, &mut work);
+            }
+            session.pump(now, &env, &mut work);
+        }
+        let is_over = served.lost && session.is_over();
+        self.submit(id, &mut work);
+        if !is_over {
+            self.sessions.insert(id, served);
+        }
+        used
+    }
+
+    /// Takes up to `count` bytes for the client into `out`.
+    pub fn take_bytes(&mut self, id: SessionId, count: usize, out: &mut BytesMut) {
+        let Some(served) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let outbox = served.session.outbox();
+        let mut slices = [IoSlice::new(&[]); 16];
+        let filled = outbox.fill(&mut slices);
+        let mut left = count;
+        for slice in &slices[..filled] {
+            let take = left.min(slice.len());
+            out.extend_from_slice(&slice[..take]);
+            left -= take;
+        }
+        outbox.advance(count - left);
+    }
+
+    /// Whether the node has closed the connection.
+    #[must_use]
+    pub fn has_closed(&mut self, id: SessionId) -> bool {
+        let closed = |it: &mut Served| it.session.is_finished() && it.session.outbox().is_empty();
+        self.sessions.get_mut(&id).is_none_or(closed)
+    }
+
+    /// Whether a session still needs turns: one whose socket is gone may.
+    #[must_use]
+    pub fn has_session(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
+    /// The sessions that there are.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionId> {
+        self.sessions.keys().copied().collect()
+    }
+
+    /// The node learns that the socket is gone.
+    pub fn disconnect(&mut self, id: SessionId, now: Instant) {
+        let Some(mut served) = self.sessions.remove(&id) else {
+            return;
+        };
+        let env = Env {
+            topology: &self.topology,
+            replies: &NoReplies,
+            shards: self.options.lane.shards,
+            home: self.home,
+        };
+        let mut work = Work::default();
+        served.session.handle_disconnect(now, &env, &mut work);
+        served.lost = true;
+        let is_over = served.session.is_over();
+        self.submit(id, &mut work);
+        if !is_over {
+            self.sessions.insert(id, served);
+        }
+    }
+}
+
+/// Whom an effect is for.
+fn addressee(effect: &Effect) -> Option<SessionId> {
+    match effect {
+        Effect::Deliver { session, .. }
+        | Effect::Got { session, .. }
+        | Effect::Attached { session, .. }
+        | Effect::Refused { session, .. }
+        | Effect::Detached { session, .. }
+        | Effect::Cancelled { session, .. }
+        | Effect::Settled { session, .. } => Some(*session),
+        Effect::Reply { asker, .. } => Some(*asker),
+        Effect::Unused { .. } | Effect::Dropped { .. } => None,
+    }
+}
+
+/// The vhost, the user and what it may do, of a blank node.
+fn first_definitions() -> Transaction {
+    let algorithm = HashingAlgorithm::Sha256;
+    let user = UserRow {
+        password_hash: password::hash(algorithm, [1, 2, 3, 4], b"guest").expect("it is there"),
+        algorithm,
+        ..UserRow::default()
+    };
+    let all = || ".*".to_owned();
+    let permission = PermissionRow {
+        configure: all(),
+        write: all(),
+        read: all(),
+    };
+    let vhost = VhostKey { name: "/" }.encode();
+    let writes = vec![
+        Write::Put {
+            row: vhost.clone(),
+            value: VhostRow::default().encode(),
+        },
+        Write::Put {
+            row: UserKey { name: "guest" }.encode(),
+            value: user.encode(),
+        },
+        Write::Put {
+            row: PermissionKey {
+                user: "guest",
+                vhost: "/",
+            }
+            .encode(),
+            value: permission.encode(),
+        },
+    ];
+    Transaction {
+        preconditions: vec![Precondition::Absent(vhost)],
+        writes,
+    }
+}
