@@ -22,7 +22,7 @@ const fn pattern() -> [u8; PATTERN_BYTES] {
 
 /// The pieces of the filling of `key`'s body, `bytes` in all: where the pattern begins is its own.
 fn filling(key: MessageKey, bytes: usize) -> impl Iterator<Item = &'static [u8]> {
-    let start = (key.seq as usize * 31 + key.publisher as usize * 7) % PATTERN_BYTES;
+    let start = ((key.seq as usize).wrapping_mul(31) ^ key.publisher as usize) % PATTERN_BYTES;
     let mut from = start;
     let mut left = bytes;
     std::iter::from_fn(move || {

@@ -6,7 +6,7 @@ use warren_sim::trace::Trace;
 use warren_sim::world::{Figures, Report, run};
 
 /// Steps of a run, unless told otherwise.
-const STEPS: u64 = 4000;
+const STEPS: u64 = 20_000;
 /// Violations of one seed that are printed.
 const PRINTED_MAX: usize = 10;
 
@@ -15,7 +15,7 @@ warren-sim [--seed S | --seeds N] [--start S] [--steps K] [--trace]
 
   --seed S    run this seed
   --seeds N   run N seeds (20), from --start on (1)
-  --steps K   steps of a run before it heals (4000)
+  --steps K   steps of a run before it heals (20000)
   --trace     print what happens; two runs of a seed print the same
 ";
 

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use warren_broker_core::auth::password;
 use warren_broker_core::definitions::{
     HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
@@ -23,8 +23,11 @@ use warren_broker_core::topology::Topology;
 use warren_cluster_core::ids::{Instant, Now, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::{self, Figures, Lane};
+use warren_cluster_core::log::disk::Op;
 use warren_cluster_core::log::sim::SimDisk;
 use warren_cluster_core::rows::{Change, Committed, Precondition, Transaction, Write};
+
+use crate::trace::Trace;
 
 type LaneInput = Input<input::Input, Ticket>;
 
@@ -187,11 +190,17 @@ impl Node {
     ///
     /// # Errors
     /// What the node cannot survive.
-    pub fn step(&mut self, now: Now, disk: &mut SimDisk) -> Result<(), lane::Error> {
+    pub fn step(
+        &mut self,
+        now: Now,
+        disk: &mut SimDisk,
+        trace: &mut Trace,
+    ) -> Result<(), lane::Error> {
         let mut ops = Vec::new();
         let (inputs, outputs) = (&mut self.inputs, &mut self.outputs);
         self.wants_step = self.lane.step(now, inputs, outputs, &mut ops)?;
         for op in ops {
+            trace.say(|| describe(&op));
             disk.submit(op);
         }
         self.take_outputs();
@@ -475,6 +484,29 @@ impl Node {
         if !is_over {
             self.sessions.insert(id, served);
         }
+    }
+}
+
+/// An operation, for a person.
+fn describe(op: &Op) -> String {
+    let (file, token) = (op.file(), op.token().0);
+    match op {
+        Op::Create { zeroed, .. } => format!("op {token}: create {file}, {zeroed} bytes"),
+        Op::Write {
+            offset,
+            buffers,
+            sync,
+            ..
+        } => {
+            let bytes: usize = buffers.iter().map(Bytes::len).sum();
+            let synced = if *sync { ", synced" } else { "" };
+            format!("op {token}: write {bytes} bytes to {file} at {offset}{synced}")
+        }
+        Op::Read { offset, len, .. } => {
+            format!("op {token}: read {len} bytes of {file} at {offset}")
+        }
+        Op::Rename { from, .. } => format!("op {token}: rename {from} to {file}"),
+        Op::Remove { .. } => format!("op {token}: remove {file}"),
     }
 }
 

@@ -118,6 +118,8 @@ struct World {
     step: u64,
     next_id: u32,
     figures: Figures,
+    /// Faults are over.
+    heals: bool,
     /// The node cannot go on, and that was told.
     over: bool,
 }
@@ -159,6 +161,7 @@ impl World {
             step: 0,
             next_id: 0,
             figures: Figures::default(),
+            heals: false,
             over: false,
         }
     }
@@ -336,7 +339,7 @@ impl World {
         let Some(node) = &mut self.node else {
             return;
         };
-        let result = node.step(self.now, &mut self.disk);
+        let result = node.step(self.now, &mut self.disk, &mut self.trace);
         let life = node.life();
         if let Err(error) = result {
             self.fail("lane", &error.to_string());
@@ -388,9 +391,10 @@ impl World {
             return;
         }
         self.next_id += 1;
-        let role = self.places[at]
-            .kind
-            .role(self.next_id, &self.temper.queues, &mut self.rng);
+        let role =
+            self.places[at]
+                .kind
+                .role(self.next_id, self.heals, &self.temper.queues, &mut self.rng);
         let session = node.open_session(self.now.mono, self.rng.draw());
         self.trace
             .say(|| format!("session {} is {role:?}", session.0));
@@ -411,14 +415,15 @@ impl World {
 }
 
 impl Kind {
-    fn role(self, id: u32, queues: &[QueueSpec], rng: &mut Rng) -> Role {
+    fn role(self, id: u32, drains: bool, queues: &[QueueSpec], rng: &mut Rng) -> Role {
         match self {
             Self::Publisher => Role::Publisher { id },
             Self::Consumer { queue, auto_ack } => Role::Consumer {
                 queue: queues[queue],
                 id: u64::from(id),
                 auto_ack,
-                prefetch: [0, 1, 3, 50][rng.below(4) as usize],
+                // The end of a run must not take for ever.
+                prefetch: [0, 50, 3, 1][rng.below(if drains { 2 } else { 4 }) as usize],
             },
         }
     }

@@ -122,6 +122,10 @@ impl Recovery {
             recovery.checkpoints.insert(header.shard, found);
         }
         for (number, len) in survivors {
+            // The process before may have died ahead of its sync, and no copy may be relied on
+            // that a power cut can still take away.
+            let file = FileName::Segment(SegmentId::survivor(number));
+            disk.truncate(file, len).map_err(disk_error("sync", file))?;
             let used = u32::try_from(len).unwrap_or(u32::MAX);
             recovery.log.store.survivors.found(number, used);
         }

@@ -7,7 +7,7 @@ use crate::client::{Client, Role};
 use crate::node::{Life, Node};
 
 /// Rounds within which everything must have come to rest.
-const ROUNDS_MAX: u32 = 20_000;
+const ROUNDS_MAX: u32 = 500_000;
 /// Rounds without progress (and a second each) after which nothing will come any more.
 const QUIET_ROUNDS: u32 = 4;
 const SECOND_MICROS: u64 = 1_000_000;
@@ -16,6 +16,7 @@ impl World {
     /// Lets everything come to rest, then checks.
     pub(super) fn heal(&mut self) {
         self.trace.note("healing", 0, 0);
+        self.heals = true;
         self.end_all_faults();
         self.add_drains();
         self.settle();

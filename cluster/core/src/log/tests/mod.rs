@@ -6,7 +6,7 @@ mod model;
 use bytes::Bytes;
 
 use self::model::{Command, Model};
-use super::disk::{FileName, RecoveryDisk};
+use super::disk::{FileName, Op, RecoveryDisk, Token};
 use super::{Error, HardState, Item, Log, Options, Recovery};
 use crate::ids::{Index, Instant, SegmentId, ShardId, Term};
 use crate::log::sim::SimDisk;
@@ -87,8 +87,9 @@ fn large_entries_get_segments_of_their_own() {
 }
 
 /// Random work with crashes at random moments: what was told to be durable is there, in order,
-/// nothing else is, and every live body can be read.
-fn crashes(seed: u64) {
+/// nothing else is, and every live body can be read. Of a process that `dies` without the power
+/// going, unsynced writes stay, until the power goes the next time.
+fn crashes(seed: u64, dies: bool) {
     let mut model = Model::new(seed, 3, small());
     let mut next_id = 1;
     for _ in 0..4 {
@@ -99,7 +100,11 @@ fn crashes(seed: u64) {
                 model.complete();
             }
         }
-        model.disk.crash();
+        if dies && model.below(2) == 0 {
+            model.disk.kill();
+        } else {
+            model.disk.crash();
+        }
         if let Err(error) = model.recover() {
             panic!("seed {seed}: {error}");
         }
@@ -137,7 +142,37 @@ fn work(model: &mut Model, next_id: &mut u64) {
 #[test]
 fn what_was_durable_survives_any_crash() {
     for seed in 0..60 {
-        crashes(seed);
+        crashes(seed, false);
+    }
+}
+
+#[test]
+fn a_power_cut_after_a_killed_process_loses_nothing() {
+    for seed in 100..140 {
+        crashes(seed, true);
+    }
+}
+
+/// A process died between the write of a copy and its sync. The next one may find the copy, and
+/// let go of what it was made from.
+#[test]
+fn copies_that_a_killed_process_left_are_synced_before_they_are_relied_on() {
+    let file = FileName::Segment(SegmentId::survivor(1));
+    for seed in 0..20 {
+        let mut disk = SimDisk::new(seed);
+        disk.put(file, Vec::new());
+        disk.submit(Op::Write {
+            file,
+            offset: 0,
+            buffers: vec![Bytes::from(vec![7; 5000])],
+            sync: false,
+            token: Token(1),
+        });
+        disk.complete_one().expect("it was submitted");
+        Recovery::open(small(), &mut disk).expect("opens");
+        disk.crash();
+        let left = RecoveryDisk::read(&mut disk, file, 0, 5000).expect("it is there");
+        assert!(left == vec![7; 5000], "seed {seed}");
     }
 }
 
