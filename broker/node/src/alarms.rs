@@ -76,6 +76,34 @@ pub(crate) fn measure(data_dir: &Path) -> std::io::Result<Readings> {
     })
 }
 
+/// Bytes that the allocator holds and nobody uses, worth giving back from here on.
+const WASTE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Whether the allocator keeps much memory that is free: more than [`WASTE_BYTES`] and than an
+/// eighth of what is resident.
+pub(crate) fn is_wasteful(resident: u64) -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: mallinfo2 reads the allocator's counters under its own locks.
+        let free = unsafe { libc::mallinfo2() }.fordblks;
+        free > WASTE_BYTES && free as u64 > resident / 8
+    }
+    #[cfg(not(target_env = "gnu"))]
+    {
+        let _ = resident;
+        false
+    }
+}
+
+/// Gives free memory back to the system. Takes milliseconds a gigabyte: not for a runtime's thread.
+pub(crate) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes the allocator's own locks; it moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn resident_memory() -> std::io::Result<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm

@@ -214,6 +214,11 @@ impl Broker {
         *lock(&self.alarms)
     }
 
+    /// Resident memory in bytes, as last measured.
+    pub(crate) fn resident(&self) -> u64 {
+        self.stats.readings().resident
+    }
+
     /// Measures, raises and clears alarms, tells the sessions when something changed.
     pub(crate) fn check_alarms(&self) {
         let readings = match crate::alarms::measure(&self.config.data_dir) {

@@ -15,10 +15,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
-use crate::{definitions, http, listener};
+use crate::{alarms, definitions, http, listener};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
+/// How often memory is given back at the most, without an alarm.
+const TRIM_PERIOD: Duration = Duration::from_secs(5);
 /// Exit code when a second signal cuts a stop short.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -151,11 +153,25 @@ async fn refuse_peers(listener: TcpListener) {
     }
 }
 
+/// Measures, and gives back what the allocator keeps after a load: seldom, but at once when the
+/// memory alarm would rise on it.
 async fn watch_alarms(broker: Arc<Broker>) {
     let mut period = tokio::time::interval(ALARM_PERIOD);
+    let mut trimmed = Instant::now();
     loop {
         period.tick().await;
         broker.check_alarms();
+        let due = trimmed.elapsed() >= TRIM_PERIOD || broker.alarms().memory;
+        if due && alarms::is_wasteful(broker.resident()) {
+            trimmed = Instant::now();
+            if tokio::task::spawn_blocking(alarms::give_back)
+                .await
+                .is_err()
+            {
+                return;
+            }
+            broker.check_alarms();
+        }
     }
 }
 

@@ -71,9 +71,13 @@ impl Stats {
         *lock(&self.readings) = readings;
     }
 
+    pub(crate) fn readings(&self) -> Readings {
+        *lock(&self.readings)
+    }
+
     /// Brings gauges up to date that are read rather than kept.
     pub(crate) fn refresh(&self, broker: &Broker) {
-        let readings = *lock(&self.readings);
+        let readings = self.readings();
         gauge!("rabbitmq_process_resident_memory_bytes").set(readings.resident as f64);
         gauge!("rabbitmq_disk_space_available_bytes").set(readings.disk_free as f64);
         gauge!("rabbitmq_connections").set(broker.sessions().count() as f64);
