@@ -1,10 +1,11 @@
 //! The conformance suite: real AMQP 0-9-1 clients, and bare sockets, against one broker.
 //!
-//! With `AMQP_URL` set the broker behind it is tested; else the `warren` that `WARREN_BIN` names is
-//! started on free ports and stopped at the end; with neither every test is reported as ignored.
-//! A test is one (client, check): `lapin::nack_requeue`, `pika::nack_requeue`, `raw::truncated_frame`.
-//! What always holds: nothing waits without a limit, a missing language runtime is reported by name
-//! (and is a failure when `CI=true`), and a check that an older RabbitMQ cannot pass says since when.
+//! With `AMQP_URL` set the broker behind it is tested; else the `warren` that `WARREN_BIN` names
+//! is started on free ports and stopped at the end; with neither every test is reported as ignored.
+//! A test is one (client, check): `lapin::nack_requeue`, `pika::nack_requeue`,
+//! `raw::truncated_frame`. What always holds: nothing waits without a limit, a missing language
+//! runtime is reported by name (and is a failure when `CI=true`), and a check that an older
+//! RabbitMQ cannot pass says since when.
 
 mod broker;
 mod lapin_client;

@@ -1,9 +1,9 @@
 //! A node as its process would run it, without threads, sockets and files: lane, topology,
 //! sessions, and what joins them. Stepped piece by piece, in any order that the world likes.
 
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};

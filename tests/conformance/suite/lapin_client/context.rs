@@ -259,7 +259,7 @@ impl Context {
         Ok(())
     }
 
-    /// The broker's version and whether it is Warren; lapin keeps the server's properties to itself.
+    /// The broker's version and whether it is Warren; lapin keeps server properties to itself.
     pub(super) fn server(&self) -> Result<raw::Server, Stop> {
         raw::server(&self.url)
     }

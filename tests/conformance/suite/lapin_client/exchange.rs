@@ -419,6 +419,25 @@ async fn exchange_inequivalent(c: &Context) -> CheckResult {
         .await?;
     ch.declare_exchange(&exchange, ExchangeKind::Direct, DURABLE, none())
         .await?;
+    for (key, received, current, kind, options, arguments) in inequivalent_declarations() {
+        let reason = format!(
+            "PRECONDITION_FAILED - inequivalent arg '{key}' for exchange '{exchange}' \
+             in vhost '/': received {received} but current is {current}"
+        );
+        let ch = c.channel().await?;
+        refused(
+            406,
+            reason,
+            ch.declare_exchange(&exchange, kind, options, arguments),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// What differs from a durable direct exchange: key, the value received, the current one, and how
+/// it is declared.
+fn inequivalent_declarations() -> [Inequivalent; 5] {
     let auto_delete = ExchangeDeclareOptions {
         auto_delete: true,
         ..DURABLE
@@ -430,7 +449,7 @@ async fn exchange_inequivalent(c: &Context) -> CheckResult {
     let spare = table([("alternate-exchange", text("spare"))]);
     let received = "the value 'spare' of type 'longstr'";
     let direct = ExchangeKind::Direct;
-    for (key, received, current, kind, options, arguments) in [
+    [
         (
             "type",
             "'fanout'",
@@ -471,21 +490,17 @@ async fn exchange_inequivalent(c: &Context) -> CheckResult {
             DURABLE,
             spare,
         ),
-    ] {
-        let reason = format!(
-            "PRECONDITION_FAILED - inequivalent arg '{key}' for exchange '{exchange}' \
-             in vhost '/': received {received} but current is {current}"
-        );
-        let ch = c.channel().await?;
-        refused(
-            406,
-            reason,
-            ch.declare_exchange(&exchange, kind, options, arguments),
-        )
-        .await?;
-    }
-    Ok(())
+    ]
 }
+
+type Inequivalent = (
+    &'static str,
+    &'static str,
+    &'static str,
+    ExchangeKind,
+    ExchangeDeclareOptions,
+    FieldTable,
+);
 
 async fn exchange_passive(c: &Context) -> CheckResult {
     let ch = c.channel().await?;

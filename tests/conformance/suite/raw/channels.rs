@@ -39,7 +39,8 @@ fn declare_without_reply(target: &Target) -> CheckResult {
     peer.close()
 }
 
-/// After channel.close from the broker all is ignored until close-ok, and the number can be used again.
+/// After channel.close from the broker all is ignored until close-ok, and the number can be used
+/// again.
 fn closed_channel_ignores_all(target: &Target) -> CheckResult {
     let missing = unique("missing");
     let mut peer = Peer::with_channel(target)?;

@@ -92,7 +92,7 @@ impl<'a> Removal<'a> {
         self.bindings_to(vhost, DestinationKind::Exchange, &exchange.name);
     }
 
-    /// One binding goes, and its source with it if that was the last one of an auto-delete exchange.
+    /// One binding goes, and its source with it if that was the last of an auto-delete exchange.
     pub(super) fn binding(&mut self, vhost: &'a Vhost, binding: &Binding) {
         if self.delete(binding.store, binding.row_key()) {
             self.source_lost_one(vhost, &binding.source);
