@@ -264,11 +264,23 @@ impl Connection {
 
     /// The socket's end: it closes now, and what the session held goes back.
     fn release(&mut self) {
+        self.log_end();
         self.stream = None;
         self.timer = None;
         self.leftover = Vec::new();
         self.with_env(Session::handle_disconnect);
         self.hand_over();
+    }
+
+    fn log_end(&self) {
+        let info = self.session.info();
+        let (address, port) = (info.peer.address, info.peer.port);
+        if let Some(error) = self.session.login_error() {
+            tracing::warn!(%address, port, %error, "login refused");
+        } else {
+            let lost = self.end == Some(End::Lost);
+            tracing::debug!(%address, port, user = %info.user, lost, "connection ended");
+        }
     }
 
     /// One round of everything; false when nothing moved.

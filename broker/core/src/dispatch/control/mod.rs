@@ -62,6 +62,8 @@ pub struct Control {
     actor: Actor,
     token: Token,
     tries: u32,
+    /// The queue that its leader has closed for this operation.
+    closed: Option<QueueId>,
     stage: Stage,
 }
 
@@ -112,6 +114,7 @@ impl Control {
             actor: actor.clone(),
             token,
             tries: 0,
+            closed: None,
             stage: Stage::Purging,
         };
         control.begin(scene, work)
@@ -129,8 +132,8 @@ impl Control {
             (Stage::Writing(_), Response::Committed(Committed::Conflict { .. })) => {
                 self.begin(scene, work)
             }
-            (Stage::Removing(answer), Response::Committed(Committed::Conflict { .. })) => {
-                Progress::Done(Ok(answer.clone()))
+            (Stage::Removing(_), Response::Committed(Committed::Conflict { .. })) => {
+                self.remove_again(scene, work)
             }
             (
                 Stage::Counting { .. } | Stage::Closing { .. } | Stage::Purging,
@@ -168,7 +171,29 @@ impl Control {
         self.settle(next)
     }
 
-    fn replied(self, reply: Reply, scene: &Scene<'_>, work: &mut Work) -> Progress {
+    /// What was to go has changed or is gone already: what is left of it goes now.
+    fn remove_again(mut self, scene: &Scene<'_>, work: &mut Work) -> Progress {
+        let (Stage::Removing(Answer::QueueDeleted { messages }), Some(queue)) =
+            (&self.stage, self.closed)
+        else {
+            return self.begin(scene, work);
+        };
+        let messages = *messages;
+        self.tries += 1;
+        if self.tries > TRIES_MAX {
+            return Progress::Done(Err(unavailable()));
+        }
+        let mut step = Step {
+            scene,
+            actor: &self.actor,
+            token: self.token,
+            work,
+        };
+        let next = step.remove_queue(queue, messages);
+        self.settle(Ok(next))
+    }
+
+    fn replied(mut self, reply: Reply, scene: &Scene<'_>, work: &mut Work) -> Progress {
         let mut step = Step {
             scene,
             actor: &self.actor,
@@ -177,7 +202,10 @@ impl Control {
         };
         let next = match &self.stage {
             Stage::Counting { name } => step.counted(name, reply),
-            Stage::Closing { queue } => step.closed(*queue, &self.operation, reply),
+            Stage::Closing { queue } => {
+                self.closed = Some(*queue);
+                step.closed(*queue, &self.operation, reply)
+            }
             Stage::Purging => step.purged(&self.operation, reply),
             Stage::Writing(_) | Stage::Removing(_) => return Progress::Waiting(self),
         };
@@ -236,12 +264,14 @@ impl Step<'_, '_> {
 }
 
 /// Deletes the rows of queues that a session owned, when it ends. Nobody waits for it.
+///
+/// A transaction a queue: one that is being deleted already must not keep the others.
 pub fn end_session(topology: &Topology, session: SessionId, work: &mut Work) {
-    let mut removal = removal::Removal::new(topology);
     for queue in topology.queues_owned_by(session) {
+        let mut removal = removal::Removal::new(topology);
         removal.queue(queue);
+        removal.submit(None, work);
     }
-    removal.submit(None, work);
 }
 
 /// Deletes the rows of a queue that its leader has closed by itself (auto-delete).

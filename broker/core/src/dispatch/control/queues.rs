@@ -217,15 +217,20 @@ impl Step<'_, '_> {
             Reply::NotEmpty => return refuse("not empty"),
             Reply::NoQueue | Reply::Counts { .. } | Reply::Purged { .. } => 0,
         };
+        Ok(self.remove_queue(queue, messages))
+    }
+
+    /// The queue's rows go, if it is still the one that was closed.
+    pub(super) fn remove_queue(&mut self, queue: QueueId, messages: u64) -> Next {
         let answer = Answer::QueueDeleted { messages };
         let topology = self.scene.topology;
         let Some(queue) = topology.queue(queue) else {
-            return Ok(Next::Done(answer));
+            return Next::Done(answer);
         };
         let mut removal = Removal::new(topology);
         removal.queue(queue);
         removal.submit(Some((queue.store, self.token)), self.work);
-        Ok(Next::Wait(Stage::Removing(answer)))
+        Next::Wait(Stage::Removing(answer))
     }
 
     pub(super) fn purge_queue(&mut self, name: &[u8]) -> Result<Next, Exception> {

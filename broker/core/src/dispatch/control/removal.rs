@@ -74,18 +74,28 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// The exchange's row and all its bindings go.
+    /// The exchange's row, unchanged, and all its bindings go.
     pub(super) fn exchange(&mut self, vhost: &'a Vhost, exchange: &Exchange) {
         let row = ExchangeKey {
             vhost: vhost.name(),
             name: &exchange.name,
         }
         .encode();
-        let unchanged = Precondition::Unchanged(row.clone(), exchange.version);
+        let unchanged = Precondition::Unchanged(row, exchange.version);
+        self.store(exchange.store).preconditions.push(unchanged);
+        self.exchange_too(vhost, exchange);
+    }
+
+    /// An exchange goes with something else, which must not fail because this one has changed.
+    fn exchange_too(&mut self, vhost: &'a Vhost, exchange: &Exchange) {
+        let row = ExchangeKey {
+            vhost: vhost.name(),
+            name: &exchange.name,
+        }
+        .encode();
         if exchange.is_predeclared() || !self.delete(exchange.store, row) {
             return;
         }
-        self.store(exchange.store).preconditions.push(unchanged);
         for binding in vhost.bindings_of_source(&exchange.name) {
             self.delete(binding.store, binding.row_key());
         }
@@ -131,7 +141,7 @@ impl<'a> Removal<'a> {
             .bindings_of_source(source)
             .any(|binding| !self.gone.contains(&binding.row_key()));
         if !some_left {
-            self.exchange(vhost, exchange);
+            self.exchange_too(vhost, exchange);
         }
     }
 

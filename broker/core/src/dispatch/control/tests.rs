@@ -454,3 +454,45 @@ fn a_lost_race_is_tried_again_on_what_won() {
     assert!(matches!(refused, Progress::Waiting(_)));
     assert_eq!(unavailable().code, ReplyCode::InternalError);
 }
+
+#[test]
+fn two_deletes_at_once_both_end_well() {
+    let mut world = World::new();
+    declared(world.run(1, queue("q", true, false)));
+    let actor = Actor {
+        user: Arc::from("u"),
+        vhost: Arc::from("/"),
+        session: Some(SessionId(2)),
+    };
+    let delete = || Operation::DeleteQueue {
+        name: b"q".to_vec(),
+        if_unused: false,
+        if_empty: false,
+    };
+    let mut work = Work::default();
+    let started = Control::start(
+        delete(),
+        &actor,
+        &scene(&world.topology, 1),
+        Token(9),
+        &mut work,
+    );
+    let Progress::Waiting(slow) = started else {
+        panic!("the leader is asked");
+    };
+    let closed = world.carry_out(&mut work).expect("closed");
+    let Progress::Waiting(slow) = slow.resume(closed, &scene(&world.topology, 1), &mut work) else {
+        panic!("the rows go");
+    };
+    assert_eq!(
+        world.run(1, delete()),
+        Ok(Answer::QueueDeleted { messages: 3 })
+    );
+    let conflict = world.carry_out(&mut work).expect("a transaction");
+    let Progress::Done(result) = slow.resume(conflict, &scene(&world.topology, 1), &mut work)
+    else {
+        panic!("the queue is gone");
+    };
+    assert_eq!(result, Ok(Answer::QueueDeleted { messages: 3 }));
+    assert_eq!(world.topology.tombstones().count(), 1);
+}
