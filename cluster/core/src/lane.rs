@@ -24,6 +24,7 @@ use crate::ids::{Instant, NodeId, Now, ShardId};
 use crate::inbox::{Input, Outputs};
 use crate::log::disk::{DiskError, Op};
 use crate::machine::{Machine, Malformed};
+pub use crate::replica::Head;
 use crate::replica::Replica;
 use crate::rows::{Committed, Rows, Transaction};
 
@@ -177,6 +178,16 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.store.figures()
+    }
+
+    /// What a checkpoint of a shard would begin with: how far it is applied, its origins.
+    #[must_use]
+    pub fn head(&self, shard: ShardId) -> Option<Head> {
+        if let Some(at) = rows_at(shard) {
+            return Some(self.rows[at].head());
+        }
+        let at = queue_at(shard, self.options.shards)?;
+        Some(self.queues[at].head())
     }
 
     /// A queue shard's machine, for tests and questions that need no order.

@@ -27,6 +27,30 @@ impl fmt::Display for Violation {
     }
 }
 
+/// What is known of something that was declared or deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    Absent,
+    Present,
+    /// Asked for, and not answered.
+    Unknown,
+}
+
+impl Known {
+    /// What it becomes when it is asked to become `wanted`, until that is answered.
+    #[must_use]
+    pub fn unless(self, wanted: Self) -> Self {
+        if self == wanted { self } else { Self::Unknown }
+    }
+}
+
+/// What is known of a churning client's queue and its one binding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Names {
+    pub queue: Known,
+    pub binding: Known,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Fate {
     confirmed: bool,
@@ -49,6 +73,8 @@ pub struct Checker {
     newest: BTreeMap<(u64, u32, u32), u64>,
     /// Queues whose declare was answered, and whether they may go with the node.
     declared: BTreeMap<u32, bool>,
+    /// By churning client and slot.
+    names: BTreeMap<(u32, u32), Names>,
     violations: Vec<Violation>,
     /// What happened to which message, for the trace: whoever steps the clients takes it.
     pub notes: Vec<(&'static str, MessageKey)>,
@@ -209,6 +235,30 @@ impl Checker {
     /// A declare that was answered is not seen any more.
     pub fn declared_is_gone(&mut self, queue: u32, text: &str) {
         self.violate("declared-is-declared", format!("queue {queue}: {text}"));
+    }
+
+    /// What is known of a churning client's queue.
+    #[must_use]
+    pub fn names(&self, client: u32, slot: u32) -> Names {
+        let absent = Names {
+            queue: Known::Absent,
+            binding: Known::Absent,
+        };
+        self.names.get(&(client, slot)).copied().unwrap_or(absent)
+    }
+
+    pub fn set_names(&mut self, client: u32, slot: u32, names: Names) {
+        self.names.insert((client, slot), names);
+    }
+
+    /// A churning client does something, for the trace.
+    pub fn note_names(&mut self, what: &'static str, client: u32, slot: u32) {
+        let key = MessageKey {
+            queue: slot,
+            publisher: client,
+            seq: 0,
+        };
+        self.notes.push((what, key));
     }
 
     /// Anything else that must not happen, by name.

@@ -20,6 +20,7 @@ use crate::checker::{Checker, MessageKey};
 use crate::rng::Rng;
 
 mod act;
+mod churn;
 
 const CHANNEL: u16 = 1;
 const FRAME_MAX: u32 = 131_072;
@@ -58,6 +59,8 @@ pub enum Role {
     },
     /// Asks what is left in the queues.
     Inspector,
+    /// Declares and deletes queues of its own. The id stays: names are made of it.
+    Churner { id: u32 },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,6 +103,7 @@ pub struct Client {
     held: VecDeque<(u64, MessageKey)>,
     /// Acknowledged when the broker has read up to this byte.
     acknowledging: VecDeque<(u64, MessageKey)>,
+    churn: churn::Churn,
     /// What an inspector was told: queue, messages that are ready, consumers.
     counts: Vec<(u32, u32, u32)>,
     /// Only acknowledge and take: the end of the run.
@@ -124,6 +128,7 @@ impl Client {
             body: Vec::new(),
             held: VecDeque::new(),
             acknowledging: VecDeque::new(),
+            churn: churn::Churn::default(),
             counts: Vec::new(),
             draining: false,
         };
@@ -154,6 +159,7 @@ impl Client {
             && self.unconfirmed.is_empty()
             && self.held.is_empty()
             && self.acknowledging.is_empty()
+            && self.churn.is_quiet()
     }
 
     /// Where it stands, for a person.
@@ -275,7 +281,24 @@ impl Client {
                 }
                 .encode_frame(0, out);
             }),
+            Method::ConnectionClose(close) => {
+                if close.reply_code != ReplyCode::ConnectionForced.code() {
+                    checker.violate("wire", format!("connection closed: {close:?}"));
+                }
+                self.send(|out| ConnectionCloseOk.encode_frame(0, out));
+                self.stage = Stage::Closed;
+            }
             Method::ConnectionOpenOk(_) => self.send(|out| ChannelOpen.encode_frame(CHANNEL, out)),
+            method => match self.role {
+                Role::Churner { id } => self.churned(id, method, checker),
+                _ => self.answered(method, checker),
+            },
+        }
+    }
+
+    /// What the broker says on the channel of a client that works with the common queues.
+    fn answered(&mut self, method: &Method<'_>, checker: &mut Checker) {
+        match method {
             Method::ChannelOpenOk(_) => self.declare(0, checker),
             Method::QueueDeclareOk(ok) => {
                 self.declared(ok.message_count, ok.consumer_count, checker);
@@ -292,13 +315,6 @@ impl Client {
             }
             Method::ChannelClose(close) => {
                 checker.violate("wire", format!("channel closed: {close:?}"));
-                self.stage = Stage::Closed;
-            }
-            Method::ConnectionClose(close) => {
-                if close.reply_code != ReplyCode::ConnectionForced.code() {
-                    checker.violate("wire", format!("connection closed: {close:?}"));
-                }
-                self.send(|out| ConnectionCloseOk.encode_frame(0, out));
                 self.stage = Stage::Closed;
             }
             _ => {}
@@ -363,7 +379,7 @@ impl Client {
         }
         self.stage = Stage::Preparing;
         match self.role {
-            Role::Inspector => self.stage = Stage::Ready,
+            Role::Inspector | Role::Churner { .. } => self.stage = Stage::Ready,
             Role::Publisher { .. } => {
                 self.send(|out| ConfirmSelect { nowait: false }.encode_frame(CHANNEL, out));
             }

@@ -1,6 +1,7 @@
 //! Deterministic simulation of whole nodes: real sessions, queues, lane and log; simulated
 //! clients, clock and disk; everything from one seed, in one thread.
 
+mod agree;
 pub mod body;
 pub mod checker;
 pub mod client;

@@ -27,6 +27,7 @@ use warren_cluster_core::log::disk::Op;
 use warren_cluster_core::log::sim::SimDisk;
 use warren_cluster_core::rows::{Change, Committed, Precondition, Transaction, Write};
 
+use crate::agree::States;
 use crate::trace::Trace;
 
 type LaneInput = Input<input::Input, Ticket>;
@@ -143,10 +144,9 @@ impl Node {
         self.lane.figures()
     }
 
-    /// The lane, when the node is over.
-    #[must_use]
-    pub fn into_lane(self) -> Lane<Shard, Ticket> {
-        self.lane
+    /// What its shards hold: when it is over, or has only been started.
+    pub(crate) fn states(&self) -> States {
+        States::of(&self.lane, self.options.lane.shards)
     }
 
     /// When the lane or a session wants a turn though nothing happens.

@@ -60,6 +60,7 @@ pub struct Temper {
     pub queues: Vec<QueueSpec>,
     pub publishers: u64,
     pub consumers: u64,
+    pub churners: u32,
     pub faults: Faults,
 }
 
@@ -81,6 +82,7 @@ impl Temper {
             queues: (0..durable + transient).map(queue).collect(),
             publishers: rng.between(1, 4),
             consumers: rng.between(1, 6),
+            churners: rng.below(3) as u32,
             faults: Faults::draw(rng),
         }
     }

@@ -12,6 +12,7 @@ use warren_cluster_core::ids::{Instant, Now, Time};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::log::sim::SimDisk;
 
+use crate::agree::States;
 use crate::checker::{Checker, Violation};
 use crate::client::{Client, QueueSpec, Role};
 use crate::node::{Life, Node};
@@ -82,6 +83,9 @@ struct Place {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Publisher,
+    Churner {
+        id: u32,
+    },
     /// Of the queue with this index.
     Consumer {
         queue: usize,
@@ -108,6 +112,8 @@ struct World {
     now: Now,
     disk: SimDisk,
     node: Option<Node>,
+    /// What the node before held when it ended, and whether that was in order.
+    before: Option<(States, bool)>,
     places: Vec<Place>,
     /// Connections that broke and whose sessions are still there.
     broken: Vec<Link>,
@@ -135,6 +141,11 @@ impl World {
             link: None,
         };
         places.extend((0..temper.publishers).map(|_| publisher()));
+        let churner = |id| Place {
+            kind: Kind::Churner { id },
+            link: None,
+        };
+        places.extend((0..temper.churners).map(churner));
         for _ in 0..temper.consumers {
             let kind = Kind::Consumer {
                 queue: rng.below(temper.queues.len() as u64) as usize,
@@ -153,6 +164,7 @@ impl World {
                 wall: Time(WALL_MILLIS),
             },
             node: None,
+            before: None,
             places,
             broken: Vec::new(),
             stalled_until: 0,
@@ -387,7 +399,11 @@ impl World {
         let Some(node) = &mut self.node else {
             return;
         };
+        let kind = self.places[at].kind;
         if self.places[at].link.is_some() || node.life() != Life::Serving {
+            return;
+        }
+        if self.broken.iter().any(|link| kind.waits_for(link)) {
             return;
         }
         self.next_id += 1;
@@ -415,9 +431,18 @@ impl World {
 }
 
 impl Kind {
+    /// What a churning client asked on its last connection may still happen, until that is over.
+    fn waits_for(self, link: &Link) -> bool {
+        match (self, link.client.role()) {
+            (Self::Churner { id }, Role::Churner { id: of }) => id == of,
+            _ => false,
+        }
+    }
+
     fn role(self, id: u32, drains: bool, queues: &[QueueSpec], rng: &mut Rng) -> Role {
         match self {
             Self::Publisher => Role::Publisher { id },
+            Self::Churner { id } => Role::Churner { id },
             Self::Consumer { queue, auto_ack } => Role::Consumer {
                 queue: queues[queue],
                 id: u64::from(id),

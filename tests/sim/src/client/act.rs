@@ -21,6 +21,7 @@ impl Client {
         match self.role {
             Role::Publisher { id } => self.publish_some(id, checker),
             Role::Consumer { .. } => self.settle_some(),
+            Role::Churner { id } => self.churn_some(id, checker),
             Role::Inspector => {}
         }
     }

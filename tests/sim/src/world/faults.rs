@@ -142,7 +142,7 @@ impl World {
     }
 
     fn die(&mut self) {
-        self.node = None;
+        self.remember(false);
         self.disk.set_stalled(false);
         self.cut_all();
         self.checker.node_died();
@@ -187,9 +187,16 @@ impl World {
     pub(super) fn stopped(&mut self) {
         self.trace.note("stopped", 0, 0);
         self.figures.stops += 1;
-        self.node = None;
+        self.remember(true);
         self.disk.kill();
         self.checker.node_stopped();
+    }
+
+    /// The node is over; what it held is what the next one has to find.
+    fn remember(&mut self, in_order: bool) {
+        if let Some(node) = self.node.take() {
+            self.before = Some((node.states(), in_order));
+        }
     }
 
     /// Starts the node on what its disk holds.
@@ -198,6 +205,11 @@ impl World {
         let started = Node::start(self.temper.node.clone(), &mut self.disk, incarnation);
         match started {
             Ok(node) => {
+                if let Some((before, in_order)) = self.before.take()
+                    && let Some(text) = before.difference(&node.states(), in_order)
+                {
+                    self.fail("replicas-agree", &text);
+                }
                 self.trace.note("start", node.figures().log_bytes, 0);
                 self.node = Some(node);
             }

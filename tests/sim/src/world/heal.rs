@@ -24,6 +24,7 @@ impl World {
             return;
         }
         self.check_quiet();
+        self.check_churned();
         self.check_counts();
         self.checker.drained();
         if self.is_over() {
@@ -55,7 +56,9 @@ impl World {
 
     /// Consumers for all queues; publishers that are gone stay away.
     fn add_drains(&mut self) {
-        self.places.retain(|place| place.link.is_some());
+        let churns = |place: &Place| matches!(place.kind, Kind::Churner { .. });
+        self.places
+            .retain(|place| place.link.is_some() || churns(place));
         for queue in 0..self.temper.queues.len() {
             let kind = Kind::Consumer {
                 queue,
@@ -127,6 +130,18 @@ impl World {
         for name in names {
             self.checker
                 .violate("liveness", format!("waits for ever: {name}"));
+        }
+    }
+
+    /// Churning clients have deleted their queues, and deleted they are.
+    fn check_churned(&mut self) {
+        for place in &self.places {
+            if let Kind::Churner { id } = place.kind
+                && !Client::has_tidied_up(id, &self.checker)
+            {
+                let text = format!("churning client {id} cannot delete its queues");
+                self.checker.violate("liveness", text);
+            }
         }
     }
 
