@@ -4,7 +4,7 @@
 //! - bytes leave in the order in which they were put in;
 //! - small things are copied into one growing tail, bodies of [`BY_REFERENCE_BYTES`] or more go by
 //!   reference;
-//! - it holds no memory worth naming once it is empty and [`Outbox::trim`] was called.
+//! - it holds no memory worth naming once it is empty and `Outbox::trim` was called.
 //!
 //! It does not bound itself: the session stops filling it (and reading) by [`Outbox::len`].
 

@@ -4,7 +4,7 @@
 //! - a queue is in the result at most once, however many bindings lead to it;
 //! - an exchange is walked at most once a message, so that cycles end;
 //! - in steady state nothing is allocated, unless the message goes through more than
-//!   [`WALKED_INLINE`] exchanges.
+//!   `WALKED_INLINE` exchanges.
 
 use smallvec::SmallVec;
 use warren_protocol::table::{Array, Table as RawTable, Value};

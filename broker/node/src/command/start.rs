@@ -14,25 +14,25 @@ pub(crate) struct Arguments {
     /// Configuration file (TOML; RabbitMQ's keys).
     #[arg(long, value_name = "FILE", env = "WARREN_CONFIG")]
     config: Option<PathBuf>,
-    /// Folder of the node's data [default: ./warren-data].
+    /// Folder of the node's data (default: ./warren-data).
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The node's name [default: warren@HOST].
+    /// The node's name (default: warren@HOST).
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// Where AMQP clients connect [default: 127.0.0.1:5672]. Port 0 is any free one.
+    /// Where AMQP clients connect (default: 127.0.0.1:5672). Port 0 is any free one.
     #[arg(long, value_name = "IP:PORT")]
     amqp_addr: Option<SocketAddr>,
-    /// Where the HTTP API answers [default: 127.0.0.1:15672].
+    /// Where the HTTP API answers (default: 127.0.0.1:15672).
     #[arg(long, value_name = "IP:PORT")]
     http_addr: Option<SocketAddr>,
-    /// Where Prometheus reads metrics [default: 127.0.0.1:15692].
+    /// Where Prometheus reads metrics (default: 127.0.0.1:15692).
     #[arg(long, value_name = "IP:PORT")]
     metrics_addr: Option<SocketAddr>,
-    /// Where other nodes connect [default: 127.0.0.1:25672].
+    /// Where other nodes connect (default: 127.0.0.1:25672).
     #[arg(long, value_name = "IP:PORT")]
     cluster_addr: Option<SocketAddr>,
-    /// error, warn, info, debug, trace or filter directives [default: info].
+    /// error, warn, info, debug, trace or filter directives (default: info).
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     #[arg(long, value_name = "FORMAT")]
