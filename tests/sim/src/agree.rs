@@ -47,6 +47,13 @@ impl States {
 }
 
 fn difference(shard: ShardId, one: &State, two: &State, in_order: bool) -> Option<String> {
+    // The one who starts stands for election at once: never again in a term that it has led.
+    let (led, stands) = (one.head.applied.1, two.head.hard.term);
+    if stands <= led {
+        return Some(format!(
+            "shard {shard} led term {led}, now stands in {stands}"
+        ));
+    }
     let (before, now) = (one.head.applied, two.head.applied);
     if before != now {
         let is_wrong = in_order || now < before;
