@@ -6,7 +6,7 @@
 //!   consensus no longer leads that term;
 //! - a batch of this node's own stream is answered once.
 
-mod head;
+pub mod head;
 mod state;
 
 use std::collections::VecDeque;
