@@ -218,7 +218,11 @@ impl Shard {
                 queue,
                 asker,
                 token,
-            } => answer(asker, token, self.count(queue), context),
+            } => {
+                if let Some(reply) = self.count(queue, asker, token) {
+                    answer(asker, token, reply, context);
+                }
+            }
             Input::SessionGone { session } => self.session_gone(session, context),
         }
     }
@@ -445,23 +449,31 @@ impl Shard {
         delivery.purge(&slot.queue, asker, token, context);
     }
 
-    fn count(&self, queue: QueueId) -> Reply {
-        let Some(slot) = self.slots.get(queue).filter(|slot| !slot.queue.closed) else {
-            return Reply::NoQueue;
+    /// Counts at once; whoever asks for a queue that is closing hears how that ends.
+    fn count(&mut self, queue: QueueId, asker: SessionId, token: Token) -> Option<Reply> {
+        let Some(slot) = self.slots.get_mut(queue) else {
+            return Some(Reply::NoQueue);
         };
-        match &slot.delivery {
-            None => Reply::Counts {
-                ready: slot.queue.messages.len(),
+        let messages = slot.queue.messages.len();
+        if slot.queue.closed {
+            return Some(Reply::Closed { messages });
+        }
+        let Some(delivery) = &mut slot.delivery else {
+            return Some(Reply::Counts {
+                ready: messages,
                 unacked: 0,
                 consumers: 0,
-            },
-            Some(delivery) if delivery.is_closing() => Reply::NoQueue,
-            Some(delivery) => Reply::Counts {
-                ready: delivery.ready(&slot.queue),
-                unacked: delivery.unacked(),
-                consumers: delivery.consumers(),
-            },
+            });
+        };
+        if delivery.is_closing() {
+            delivery.await_close(asker, token);
+            return None;
         }
+        Some(Reply::Counts {
+            ready: delivery.ready(&slot.queue),
+            unacked: delivery.unacked(),
+            consumers: delivery.consumers(),
+        })
     }
 }
 

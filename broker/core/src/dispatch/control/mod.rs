@@ -74,6 +74,7 @@ enum Stage {
     Writing(Answer),
     /// The queue's counts, for the answer to a declare.
     Counting {
+        queue: QueueId,
         name: Vec<u8>,
     },
     /// The queue's leader decides whether it may be deleted.
@@ -82,6 +83,8 @@ enum Stage {
     },
     /// The rows of a closed queue go; a conflict means that they are gone already.
     Removing(Answer),
+    /// The rows of a closed queue go ahead of a declare of its name, which begins anew.
+    MakingWay,
     Purging,
 }
 
@@ -129,9 +132,8 @@ impl Control {
                 Stage::Writing(answer) | Stage::Removing(answer),
                 Response::Committed(Committed::Yes { .. }),
             ) => Progress::Done(Ok(answer.clone())),
-            (Stage::Writing(_), Response::Committed(Committed::Conflict { .. })) => {
-                self.begin(scene, work)
-            }
+            (Stage::Writing(_), Response::Committed(Committed::Conflict { .. }))
+            | (Stage::MakingWay, Response::Committed(_)) => self.begin(scene, work),
             (Stage::Removing(_), Response::Committed(Committed::Conflict { .. })) => {
                 self.remove_again(scene, work)
             }
@@ -201,15 +203,30 @@ impl Control {
             work,
         };
         let next = match &self.stage {
-            Stage::Counting { name } => step.counted(name, reply),
+            // The close came to nothing.
+            Stage::Counting { .. } if reply == Reply::NotEmpty => return self.begin(scene, work),
+            Stage::Counting { queue, .. } if self.declares() && is_closed(reply) => {
+                let Some(stage) = step.make_way(*queue) else {
+                    return self.begin(scene, work);
+                };
+                Ok(Next::Wait(stage))
+            }
+            Stage::Counting { name, .. } => step.counted(name, reply),
             Stage::Closing { queue } => {
                 self.closed = Some(*queue);
                 step.closed(*queue, &self.operation, reply)
             }
             Stage::Purging => step.purged(&self.operation, reply),
-            Stage::Writing(_) | Stage::Removing(_) => return Progress::Waiting(self),
+            Stage::Writing(_) | Stage::Removing(_) | Stage::MakingWay => {
+                return Progress::Waiting(self);
+            }
         };
         self.settle(next)
+    }
+
+    /// Whether a queue that is not there is to be made.
+    fn declares(&self) -> bool {
+        matches!(&self.operation, Operation::DeclareQueue(declare) if !declare.passive)
     }
 
     fn settle(mut self, next: Result<Next, Exception>) -> Progress {
@@ -222,6 +239,10 @@ impl Control {
             Err(exception) => Progress::Done(Err(exception)),
         }
     }
+}
+
+fn is_closed(reply: Reply) -> bool {
+    matches!(reply, Reply::Closed { .. })
 }
 
 impl Step<'_, '_> {

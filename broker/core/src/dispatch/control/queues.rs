@@ -133,6 +133,7 @@ impl Step<'_, '_> {
         };
         self.work.ask(queue.row.shard, input);
         Next::Wait(Stage::Counting {
+            queue: queue.id(),
             name: queue.name.to_vec(),
         })
     }
@@ -218,6 +219,17 @@ impl Step<'_, '_> {
             Reply::NoQueue | Reply::Counts { .. } | Reply::Purged { .. } => 0,
         };
         Ok(self.remove_queue(queue, messages))
+    }
+
+    /// The rows of a closed queue go, so that its name is free for the one that is declared.
+    /// `None` when they are gone already.
+    pub(super) fn make_way(&mut self, queue: QueueId) -> Option<Stage> {
+        let topology = self.scene.topology;
+        let queue = topology.queue(queue)?;
+        let mut removal = Removal::new(topology);
+        removal.queue(queue);
+        removal.submit(Some((queue.store, self.token)), self.work);
+        Some(Stage::MakingWay)
     }
 
     /// The queue's rows go, if it is still the one that was closed.

@@ -496,3 +496,53 @@ fn two_deletes_at_once_both_end_well() {
     assert_eq!(result, Ok(Answer::QueueDeleted { messages: 3 }));
     assert_eq!(world.topology.tombstones().count(), 1);
 }
+
+/// Its row is still there when its name is declared again: that is no reason to say that there is
+/// no such queue.
+#[test]
+fn a_declare_makes_way_for_itself_when_the_queue_is_closed() {
+    let mut world = World::new();
+    declared(world.run(1, queue("q", true, false)));
+    let old = world.vhost().queue(b"q").expect("declared").id();
+    let actor = Actor {
+        user: Arc::from("u"),
+        vhost: Arc::from("/"),
+        session: Some(SessionId(2)),
+    };
+    let mut work = Work::default();
+    let begin = |operation, work: &mut Work, world: &World| {
+        Control::start(
+            operation,
+            &actor,
+            &scene(&world.topology, 1),
+            Token(9),
+            work,
+        )
+    };
+    let Progress::Waiting(looks) = begin(passive("q"), &mut work, &world) else {
+        panic!("the leader is asked");
+    };
+    work.items.clear();
+    let closed = || Response::Reply(Reply::Closed { messages: 0 });
+    let Progress::Done(result) = looks.resume(closed(), &scene(&world.topology, 1), &mut work)
+    else {
+        panic!("it is not there");
+    };
+    assert_eq!(refused(result).0, 404);
+    let Progress::Waiting(mut waits) = begin(queue("q", true, false), &mut work, &world) else {
+        panic!("the leader is asked");
+    };
+    work.items.clear();
+    let mut response = closed();
+    let answer = loop {
+        match waits.resume(response, &scene(&world.topology, 1), &mut work) {
+            Progress::Waiting(next) => waits = next,
+            Progress::Done(result) => break result,
+        }
+        response = world.carry_out(&mut work).expect("it waits for something");
+    };
+    assert_eq!(declared(answer), "q");
+    let new = world.vhost().queue(b"q").expect("declared").id();
+    assert_ne!(old, new);
+    assert_eq!(world.topology.tombstones().count(), 1);
+}
