@@ -23,6 +23,7 @@ use warren_cluster_core::ids::{
 };
 use warren_cluster_core::machine::{ApplyMeta, Bodies, CheckpointWriter, Context, Machine};
 use warren_cluster_core::rows::{Change, RowKey, Version};
+use warren_fuzz::bytes_up_to;
 use warren_protocol::{FieldTable, FieldValue, ShortStr};
 
 /// Reads keys and values of every kind; what can be read is written as something that reads the
@@ -45,35 +46,38 @@ macro_rules! same_key {
 
 #[test]
 fn definitions() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        same!(bytes, VhostRow);
-        same!(bytes, UserRow);
-        same!(bytes, PermissionRow);
-        same!(bytes, TopicPermissionRow);
-        same!(bytes, ExchangeRow);
-        same!(bytes, QueueRow);
-        let _ = Tombstone::decode(QueueId(1), bytes);
-        same_key!(bytes, VhostKey);
-        same_key!(bytes, UserKey);
-        same_key!(bytes, PermissionKey);
-        same_key!(bytes, TopicPermissionKey);
-        same_key!(bytes, ExchangeKey);
-        same_key!(bytes, QueueKey);
-        let _ = (BindingKey::decode(bytes), Tombstone::decode_key(bytes));
-        for row in rows() {
-            let mut damaged = row.to_vec();
-            damage(&mut damaged, bytes);
-            same!(&damaged, UserRow);
-            same!(&damaged, PermissionRow);
-            same!(&damaged, ExchangeRow);
-            same!(&damaged, QueueRow);
-            let _ = BindingKey::decode(&damaged);
-        }
-        for mechanism in [Mechanism::Plain, Mechanism::AmqPlain] {
-            let _ = mechanism.credentials(bytes);
-        }
-        build(bytes);
-    });
+    let input = bytes_up_to(600);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            same!(bytes, VhostRow);
+            same!(bytes, UserRow);
+            same!(bytes, PermissionRow);
+            same!(bytes, TopicPermissionRow);
+            same!(bytes, ExchangeRow);
+            same!(bytes, QueueRow);
+            let _ = Tombstone::decode(QueueId(1), bytes);
+            same_key!(bytes, VhostKey);
+            same_key!(bytes, UserKey);
+            same_key!(bytes, PermissionKey);
+            same_key!(bytes, TopicPermissionKey);
+            same_key!(bytes, ExchangeKey);
+            same_key!(bytes, QueueKey);
+            let _ = (BindingKey::decode(bytes), Tombstone::decode_key(bytes));
+            for row in rows() {
+                let mut damaged = row.to_vec();
+                damage(&mut damaged, bytes);
+                same!(&damaged, UserRow);
+                same!(&damaged, PermissionRow);
+                same!(&damaged, ExchangeRow);
+                same!(&damaged, QueueRow);
+                let _ = BindingKey::decode(&damaged);
+            }
+            for mechanism in [Mechanism::Plain, Mechanism::AmqPlain] {
+                let _ = mechanism.credentials(bytes);
+            }
+            build(bytes);
+        });
 }
 
 /// Overwrites part of `target` with `bytes`, from a place that they name themselves.
@@ -397,38 +401,41 @@ fn question(bytes: &[u8; 4]) -> Input {
 
 #[test]
 fn shards() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        // Commands of any bytes: a replica that cannot read one stops there.
-        let mut rig = led();
-        let tail = Bytes::copy_from_slice(bytes.get(1..).unwrap_or_default());
-        let readable = rig.apply(&tail, u32::from(bytes.first().copied().unwrap_or(0)));
-        if readable {
-            rig.rest();
-        }
-        let mut rig = led();
-        let (commands, whole) = first_entry();
-        let mut damaged = whole.to_vec();
-        damage(&mut damaged, bytes);
-        if rig.apply(&Bytes::from(damaged), commands) {
-            rig.rest();
-        }
+    let input = bytes_up_to(600);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            // Commands of any bytes: a replica that cannot read one stops there.
+            let mut rig = led();
+            let tail = Bytes::copy_from_slice(bytes.get(1..).unwrap_or_default());
+            let readable = rig.apply(&tail, u32::from(bytes.first().copied().unwrap_or(0)));
+            if readable {
+                rig.rest();
+            }
+            let mut rig = led();
+            let (commands, whole) = first_entry();
+            let mut damaged = whole.to_vec();
+            damage(&mut damaged, bytes);
+            if rig.apply(&Bytes::from(damaged), commands) {
+                rig.rest();
+            }
 
-        // Questions of any kind, then a checkpoint that gives the same state back.
-        let mut rig = led();
-        for chunk in bytes.as_chunks::<4>().0.iter().take(64) {
-            rig.ask(question(chunk));
-            rig.rest();
-        }
-        let chunks = rig.chunks();
-        let mut again = Shard::new(ShardOptions { logged: true });
-        for chunk in &chunks {
-            again.restore(chunk).expect("its own");
-        }
-        again.restored(&mut Memory::default()).expect("whole");
-        let mut again = Rig::new(again);
-        assert_eq!(again.chunks(), chunks);
-        restore_damaged(chunks, bytes);
-    });
+            // Questions of any kind, then a checkpoint that gives the same state back.
+            let mut rig = led();
+            for chunk in bytes.as_chunks::<4>().0.iter().take(64) {
+                rig.ask(question(chunk));
+                rig.rest();
+            }
+            let chunks = rig.chunks();
+            let mut again = Shard::new(ShardOptions { logged: true });
+            for chunk in &chunks {
+                again.restore(chunk).expect("its own");
+            }
+            again.restored(&mut Memory::default()).expect("whole");
+            let mut again = Rig::new(again);
+            assert_eq!(again.chunks(), chunks);
+            restore_damaged(chunks, bytes);
+        });
 }
 
 /// Chunks of any bytes, and whole ones with some damage, are a state or an error.

@@ -15,6 +15,7 @@ use warren_cluster_core::machine::{Bodies, CheckpointWriter, Machine};
 use warren_cluster_core::origins::Origins;
 use warren_cluster_core::replica;
 use warren_cluster_core::rows::{Precondition, RowKey, Rows, Transaction, Version, Write};
+use warren_fuzz::bytes_up_to;
 
 const AT: At = At {
     log: 1,
@@ -55,64 +56,73 @@ fn record_of(payload: &[u8]) -> BytesMut {
 
 #[test]
 fn records() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        let _ = record::mark_at(AT, bytes);
-        let _ = record::parse_segment_head(SegmentId(1), bytes);
-        if let Ok(record) = record::parse(AT, bytes) {
-            assert!(record.size as usize <= bytes.len());
-        }
-        let whole = record_of(bytes);
-        let read = record::parse(AT, &whole).expect("what we wrote we read");
-        assert_eq!(read.payload, bytes);
-    });
+    let input = bytes_up_to(600);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            let _ = record::mark_at(AT, bytes);
+            let _ = record::parse_segment_head(SegmentId(1), bytes);
+            if let Ok(record) = record::parse(AT, bytes) {
+                assert!(record.size as usize <= bytes.len());
+            }
+            let whole = record_of(bytes);
+            let read = record::parse(AT, &whole).expect("what we wrote we read");
+            assert_eq!(read.payload, bytes);
+        });
 }
 
 #[test]
 fn segments() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        let mut segment = BytesMut::from(&record::encode_segment_head(1, SegmentId(1))[..]);
-        segment.extend_from_slice(&record_of(b"an entry"));
-        segment.resize(segment.len() + 64, 0);
-        let mut segment = segment.to_vec();
-        damage(&mut segment, bytes);
-        let mut disk = SimDisk::new(1);
-        disk.put(FileName::Segment(SegmentId(1)), segment);
-        let Ok(mut recovery) = Recovery::open(Options::new(1), &mut disk) else {
-            return;
-        };
-        while let Ok(Some(item)) = recovery.next(&mut disk) {
-            if let Item::Entry { payload, .. } = item {
-                assert_eq!(payload, &b"an entry"[..]);
+    let input = bytes_up_to(600);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            let mut segment = BytesMut::from(&record::encode_segment_head(1, SegmentId(1))[..]);
+            segment.extend_from_slice(&record_of(b"an entry"));
+            segment.resize(segment.len() + 64, 0);
+            let mut segment = segment.to_vec();
+            damage(&mut segment, bytes);
+            let mut disk = SimDisk::new(1);
+            disk.put(FileName::Segment(SegmentId(1)), segment);
+            let Ok(mut recovery) = Recovery::open(Options::new(1), &mut disk) else {
+                return;
+            };
+            while let Ok(Some(item)) = recovery.next(&mut disk) {
+                if let Item::Entry { payload, .. } = item {
+                    assert_eq!(payload, &b"an entry"[..]);
+                }
             }
-        }
-    });
+        });
 }
 
 #[test]
 fn checkpoints() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        let _ = checkpoint::read(1, bytes);
-        let header = Header {
-            shard: ShardId(1),
-            index: Index(1),
-            term: Term(1),
-            log: 1,
-            number: 1,
-            begun: Position::new(1, 0),
-            replay_from: 1,
-            survivors: 1,
-        };
-        let mut writer = Writer::new(&header);
-        writer.chunk(b"a chunk");
-        writer.finish();
-        let whole = writer.take();
-        let mut damaged = whole.to_vec();
-        damage(&mut damaged, bytes);
-        if let Ok(read) = checkpoint::read(1, &damaged) {
-            assert_eq!(read.header, header);
-            assert_eq!(read.parts, [(0, &b"a chunk"[..])]);
-        }
-    });
+    let input = bytes_up_to(600);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            let _ = checkpoint::read(1, bytes);
+            let header = Header {
+                shard: ShardId(1),
+                index: Index(1),
+                term: Term(1),
+                log: 1,
+                number: 1,
+                begun: Position::new(1, 0),
+                replay_from: 1,
+                survivors: 1,
+            };
+            let mut writer = Writer::new(&header);
+            writer.chunk(b"a chunk");
+            writer.finish();
+            let whole = writer.take();
+            let mut damaged = whole.to_vec();
+            damage(&mut damaged, bytes);
+            if let Ok(read) = checkpoint::read(1, &damaged) {
+                assert_eq!(read.header, header);
+                assert_eq!(read.parts, [(0, &b"a chunk"[..])]);
+            }
+        });
 }
 
 struct NoBodies;
@@ -128,32 +138,35 @@ impl Bodies for NoBodies {
 
 #[test]
 fn states() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        let _ = batch::Header::decode(bytes);
-        if let Ok(origins) = Origins::decode(bytes) {
-            let mut again = Vec::new();
-            origins.encode(&mut again);
-            assert_eq!(Origins::decode(&again).as_ref(), Ok(&origins));
-        }
-        if let Ok(head) = replica::head::Head::decode(bytes) {
-            assert_eq!(
-                replica::head::Head::decode(&head.encode()).as_ref(),
-                Ok(&head)
-            );
-        }
-        if let Ok(transaction) = Transaction::decode(Bytes::copy_from_slice(bytes)) {
-            let mut again = BytesMut::new();
-            transaction.encode(&mut again);
-            assert_eq!(again, bytes);
-            assert_eq!(transaction.encoded_len(), bytes.len());
-            Rows::default().transact(&transaction, &mut Vec::new());
-        }
-        let mut rows = Rows::default();
-        if rows.restore(bytes).is_ok() && rows.restored(&mut NoBodies).is_ok() {
-            assert!(rows.all().iter().all(|row| row.version <= rows.version()));
-        }
-        damaged_states(bytes);
-    });
+    let input = bytes_up_to(600);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            let _ = batch::Header::decode(bytes);
+            if let Ok(origins) = Origins::decode(bytes) {
+                let mut again = Vec::new();
+                origins.encode(&mut again);
+                assert_eq!(Origins::decode(&again).as_ref(), Ok(&origins));
+            }
+            if let Ok(head) = replica::head::Head::decode(bytes) {
+                assert_eq!(
+                    replica::head::Head::decode(&head.encode()).as_ref(),
+                    Ok(&head)
+                );
+            }
+            if let Ok(transaction) = Transaction::decode(Bytes::copy_from_slice(bytes)) {
+                let mut again = BytesMut::new();
+                transaction.encode(&mut again);
+                assert_eq!(again, bytes);
+                assert_eq!(transaction.encoded_len(), bytes.len());
+                Rows::default().transact(&transaction, &mut Vec::new());
+            }
+            let mut rows = Rows::default();
+            if rows.restore(bytes).is_ok() && rows.restored(&mut NoBodies).is_ok() {
+                assert!(rows.all().iter().all(|row| row.version <= rows.version()));
+            }
+            damaged_states(bytes);
+        });
 }
 
 /// Whole ones with some damage: random bytes seldom come as far as the second field.

@@ -12,6 +12,7 @@ use warren_cluster_core::ids::{Instant, NodeId, Now, Time};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane;
 use warren_cluster_core::log::sim::SimDisk;
+use warren_fuzz::bytes_up_to;
 use warren_protocol::{FrameKind, Method, frame, limits};
 use warren_sim::node::{Life, Node, Options};
 use warren_sim::trace::Trace;
@@ -85,18 +86,21 @@ impl World {
         self.send(self.clients.len() - 1, &out);
     }
 
-    /// Takes bytes for a client and reads them as a client would.
+    /// Takes bytes for a client and reads them as a client would; what is closed it opens again.
     fn listen(&mut self, client: usize, count: usize) {
+        let mut answers = BytesMut::new();
         let (id, heard) = &mut self.clients[client];
         self.node.take_bytes(*id, count, heard);
         while let Some((frame, used)) =
             frame::parse(heard, limits::FRAME_MAX_BYTES_DEFAULT).expect("well-formed")
         {
             if frame.kind == FrameKind::Method {
-                Method::parse(frame.payload).expect("a method");
+                let method = Method::parse(frame.payload).expect("a method");
+                methods::answer(&method, frame.channel, &mut answers);
             }
             let _ = heard.split_to(used);
         }
+        self.node.receive(*id, &answers);
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) {
@@ -134,17 +138,22 @@ impl World {
                 return;
             }
             self.now = self.now.plus_millis(20);
-            while self.complete() {}
-            self.step();
-            while self.node.do_chore() {}
-            for id in self.node.sessions() {
-                self.node.turn(id, self.now, usize::MAX);
-            }
-            for client in 0..self.clients.len() {
-                self.listen(client, usize::MAX);
-            }
+            self.round();
         }
         panic!("no rest: {}", self.node.state());
+    }
+
+    /// Everybody gets a turn.
+    fn round(&mut self) {
+        while self.complete() {}
+        self.step();
+        while self.node.do_chore() {}
+        for id in self.node.sessions() {
+            self.node.turn(id, self.now, usize::MAX);
+        }
+        for client in 0..self.clients.len() {
+            self.listen(client, usize::MAX);
+        }
     }
 
     fn act(&mut self, choices: &mut Choices<'_>) {
@@ -177,6 +186,10 @@ impl World {
                 self.send(client, &out);
             }
         }
+        if choices.below(4) != 0 {
+            self.round();
+        }
+        let client = client.min(self.clients.len() - 1);
         let (id, _) = self.clients[client];
         if self.node.has_closed(id) {
             self.clients.swap_remove(client);
@@ -221,12 +234,15 @@ fn options() -> Options {
 
 #[test]
 fn sessions() {
-    bolero::check!().for_each(|bytes: &[u8]| {
-        let mut choices = Choices(bytes);
-        let mut world = World::new();
-        while !choices.0.is_empty() {
-            world.act(&mut choices);
-        }
-        world.end();
-    });
+    let input = bytes_up_to(4000);
+    bolero::check!()
+        .with_generator(input)
+        .for_each(|bytes: &Vec<u8>| {
+            let mut choices = Choices(bytes);
+            let mut world = World::new();
+            while !choices.0.is_empty() {
+                world.act(&mut choices);
+            }
+            world.end();
+        });
 }

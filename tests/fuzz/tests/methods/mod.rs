@@ -4,30 +4,39 @@ use bytes::BytesMut;
 use warren_protocol::methods::{
     BasicAck, BasicCancel, BasicConsume, BasicGet, BasicNack, BasicPublish, BasicQos, BasicRecover,
     BasicReject, ChannelClose, ChannelCloseOk, ChannelFlow, ChannelOpen, ConfirmSelect,
-    ConnectionClose, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, ExchangeBind,
-    ExchangeDeclare, ExchangeDelete, ExchangeUnbind, QueueBind, QueueDeclare, QueueDelete,
-    QueuePurge, QueueUnbind, TxCommit, TxRollback, TxSelect,
+    ConnectionClose, ConnectionCloseOk, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk,
+    ExchangeBind, ExchangeDeclare, ExchangeDelete, ExchangeUnbind, QueueBind, QueueDeclare,
+    QueueDelete, QueuePurge, QueueUnbind, TxCommit, TxRollback, TxSelect,
 };
 use warren_protocol::{
-    FieldTable, FieldValue, LongStr, Properties, ShortStr, Table, content, preamble,
+    FieldTable, FieldValue, LongStr, Method, Properties, ShortStr, Table, content, preamble,
 };
 
 use super::Choices;
 
 const FRAME_MAX: u32 = 4096;
 
-const QUEUES: [&str; 6] = ["", "q0", "q1", "q2", "amq.rabbitmq.reply-to", "nobody's"];
+const QUEUES: [&str; 8] = [
+    "q0",
+    "q1",
+    "q0",
+    "q1",
+    "q0",
+    "q2",
+    "amq.rabbitmq.reply-to",
+    "",
+];
 const EXCHANGES: [&str; 8] = [
     "",
     "amq.direct",
     "amq.fanout",
     "amq.topic",
     "amq.headers",
+    "",
+    "amq.fanout",
     "e0",
-    "e1",
-    "nobody's",
 ];
-const KEYS: [&str; 8] = ["", "q0", "q1", "q2", "a.b", "a.*", "#", "a.#.b"];
+const KEYS: [&str; 8] = ["q0", "q0", "q1", "q2", "a.b", "a.*", "#", "a.#.b"];
 const KINDS: [&str; 6] = ["direct", "fanout", "topic", "headers", "x-unknown", ""];
 const TAGS: [&str; 4] = ["", "c0", "c1", "c2"];
 const PROPERTIES: [&str; 4] = ["", "amq.rabbitmq.reply-to", "10", "guest"];
@@ -44,7 +53,7 @@ const ARGUMENTS: [&str; 10] = [
     "a",
 ];
 
-/// All that a client says until its first channels are open, in one breath.
+/// All that a client says until its first channels and queues are there, in one breath.
 pub(crate) fn handshake(out: &mut BytesMut) {
     out.extend_from_slice(&preamble::PROTOCOL_HEADER);
     let start_ok = ConnectionStartOk {
@@ -64,6 +73,31 @@ pub(crate) fn handshake(out: &mut BytesMut) {
     ConnectionOpen { virtual_host }.encode_frame(0, out);
     ChannelOpen.encode_frame(1, out);
     ChannelOpen.encode_frame(2, out);
+    for (queue, durable) in [("q0", true), ("q1", false)] {
+        let declare = QueueDeclare {
+            queue: ShortStr::truncated(queue),
+            passive: false,
+            durable,
+            exclusive: false,
+            auto_delete: false,
+            nowait: true,
+            arguments: Table::from_raw(&[]),
+        };
+        declare.encode_frame(1, out);
+    }
+}
+
+/// What every client answers, so that one mistake does not end all that follows.
+pub(crate) fn answer(method: &Method<'_>, channel: u16, out: &mut BytesMut) {
+    match method {
+        Method::ChannelClose(_) => {
+            ChannelCloseOk.encode_frame(channel, out);
+            ChannelOpen.encode_frame(channel, out);
+        }
+        Method::ChannelCloseOk(_) => ChannelOpen.encode_frame(channel, out),
+        Method::ConnectionClose(_) => ConnectionCloseOk.encode_frame(0, out),
+        _ => {}
+    }
 }
 
 fn pick<'a>(choices: &mut Choices<'_>, names: &[&'a str]) -> ShortStr<'a> {
@@ -91,7 +125,11 @@ fn arguments(choices: &mut Choices<'_>) -> Vec<u8> {
 
 /// One method, on channel 1 or 2 most of the time.
 pub(crate) fn any(choices: &mut Choices<'_>, out: &mut BytesMut) {
-    let channel = [1, 1, 1, 2, 2, 2, 0, 3][choices.below(8)];
+    let channel = match choices.byte() {
+        0 => 0,
+        1 => 3,
+        byte => 1 + u16::from(byte % 2),
+    };
     match choices.below(36) {
         0..8 => publish(choices, channel, out),
         8..12 => settle(choices, channel, out),
@@ -297,16 +335,16 @@ fn arrange(choices: &mut Choices<'_>, channel: u16, out: &mut BytesMut) {
             nowait: choices.flag(),
         }
         .encode_frame(channel, out),
-        8 | 9 => ChannelOpen.encode_frame(channel, out),
-        10 | 11 => ChannelClose {
+        8 => ChannelOpen.encode_frame(3, out),
+        9..12 => ChannelClose {
             reply_code: 200,
             reply_text,
             class_id: 0,
             method_id: 0,
         }
         .encode_frame(channel, out),
-        12 | 13 => ChannelCloseOk.encode_frame(channel, out),
-        14 => ChannelFlow {
+        12 => ChannelCloseOk.encode_frame(channel, out),
+        13 | 14 => ChannelFlow {
             active: choices.flag(),
         }
         .encode_frame(channel, out),
