@@ -1,0 +1,255 @@
+//! A `warren` process on ports and a folder of its own, started, killed and started again.
+//!
+//! A `Node` keeps its ports and its data over restarts; its log goes on in one file. A process must
+//! print its ready line within `READY_LIMIT`, and none is left behind when a test ends.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+
+use crate::Context;
+use crate::folder::{Folder, disk_bytes, tail};
+use crate::system;
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// A node's settings, data and ports; it may run or not.
+pub(crate) struct Node {
+    binary: PathBuf,
+    folder: Folder,
+    data: PathBuf,
+    settings: Vec<(&'static str, String)>,
+    /// The program that `warren` runs under, with its arguments.
+    wrapper: Vec<String>,
+    ports: [u16; 4],
+}
+
+/// The flags that name a node's addresses, in the order of the ready line.
+const ADDRESSES: [&str; 4] = ["amqp", "http", "metrics", "cluster"];
+
+impl Node {
+    pub(crate) fn new(context: &Context, name: &str) -> Result<Self> {
+        let folder = Folder::new(name)?;
+        let mut ports = [0; 4];
+        for port in &mut ports {
+            *port = system::free_port()?;
+        }
+        Ok(Self {
+            binary: context.binary.clone(),
+            data: folder.path().join("data"),
+            folder,
+            settings: Vec::new(),
+            wrapper: Vec::new(),
+            ports,
+        })
+    }
+
+    /// Sets an environment variable (`WARREN_..`) of the process, in place of an earlier value.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.settings.retain(|(set, _)| *set != name);
+        self.settings.push((name, value.into()));
+    }
+
+    /// Lets the process run under another program.
+    pub(crate) fn run_under(&mut self, program: &[&str]) {
+        self.wrapper = program.iter().map(ToString::to_string).collect();
+    }
+
+    pub(crate) fn keep_data_in(&mut self, data: PathBuf) {
+        self.data = data;
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The node's own folder, around the data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    pub(crate) fn address(&self, which: &str) -> String {
+        let at = ADDRESSES.iter().position(|name| *name == which);
+        let port = self.ports[at.expect("tests name addresses that there are")];
+        format!("127.0.0.1:{port}")
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("amqp://guest:guest@{}/%2f", self.address("amqp"))
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Bytes of disk that the data takes.
+    pub(crate) fn disk_bytes(&self) -> Result<u64> {
+        Ok(disk_bytes(&self.data)?)
+    }
+
+    /// The command line that starts this node.
+    pub(crate) fn command(&self) -> Command {
+        let mut words = self.wrapper.iter().map(String::as_str);
+        let mut command = match words.next() {
+            Some(program) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
+        command.arg("start").arg("--data-dir").arg(&self.data);
+        for name in ADDRESSES {
+            command
+                .arg(format!("--{name}-addr"))
+                .arg(self.address(name));
+        }
+        for name in ["WARREN_FAULTS", "WARREN_FAULTS_SEED", "WARREN_BIN"] {
+            command.env_remove(name);
+        }
+        command
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the process without waiting for it.
+    pub(crate) fn spawn(&self) -> Result<Starting> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
+        let begin = Instant::now();
+        let mut child = self
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, ready) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("ready ") {
+                    let _ = sender.send((line, begin.elapsed()));
+                }
+            }
+        });
+        let process = Process(child);
+        Ok(Starting { process, ready })
+    }
+
+    /// Starts the process and waits until it can serve.
+    pub(crate) fn start(&self) -> Result<Running> {
+        self.spawn()?.wait(self)
+    }
+}
+
+/// A process that a test started; killed when it is dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// A process that has not said yet that it can serve.
+pub(crate) struct Starting {
+    process: Process,
+    ready: mpsc::Receiver<(String, Duration)>,
+}
+
+impl Starting {
+    pub(crate) fn wait(self, node: &Node) -> Result<Running> {
+        let (line, took) = self.ready.recv_timeout(READY_LIMIT).map_err(|error| {
+            let reason = match error {
+                RecvTimeoutError::Timeout => format!("no ready line within {READY_LIMIT:?}"),
+                RecvTimeoutError::Disconnected => "it ended without a ready line".to_owned(),
+            };
+            anyhow!("{reason}; the log ends: {}", tail(&node.log_path()))
+        })?;
+        let text = fs::read_to_string(node.data.join("node.json"))?;
+        let document: serde_json::Value = serde_json::from_str(&text)?;
+        let pid = document["pid"].as_u64().context("node.json has no pid")?;
+        Ok(Running {
+            process: self.process,
+            pid: u32::try_from(pid)?,
+            ready_line: line,
+            ready_after: took,
+            log: node.log_path(),
+        })
+    }
+
+    /// `kill -9` while it starts. For processes that run under no other program.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.process.0.kill()?;
+        self.process.0.wait()?;
+        Ok(())
+    }
+}
+
+/// A process that serves.
+pub(crate) struct Running {
+    process: Process,
+    /// Of `warren` itself, also when it runs under another program.
+    pub(crate) pid: u32,
+    pub(crate) ready_line: String,
+    /// From its start to its ready line.
+    pub(crate) ready_after: Duration,
+    log: PathBuf,
+}
+
+impl Running {
+    /// `kill -9`; returns when the process is gone.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        system::signal(self.pid, libc::SIGKILL)?;
+        system::wait(&mut self.process.0, STOP_LIMIT)?;
+        Ok(())
+    }
+
+    pub(crate) fn signal(&self, signal: libc::c_int) -> Result<()> {
+        Ok(system::signal(self.pid, signal)?)
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn wait(mut self) -> Result<ExitStatus> {
+        system::wait(&mut self.process.0, STOP_LIMIT)
+            .with_context(|| format!("the log ends: {}", tail(&self.log)))
+    }
+
+    /// SIGTERM; it must exit with 0.
+    pub(crate) fn stop(self) -> Result<()> {
+        self.signal(libc::SIGTERM)?;
+        let log = self.log.clone();
+        let status = self.wait()?;
+        ensure!(status.success(), "it ended with {status}: {}", tail(&log));
+        Ok(())
+    }
+
+    /// Fails when the process is gone.
+    pub(crate) fn must_run(&mut self) -> Result<()> {
+        match self.process.0.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the node ended with {status}: {}", tail(&self.log)),
+        }
+    }
+
+    pub(crate) fn memory_peak_bytes(&self) -> Result<u64> {
+        system::memory_peak_bytes(self.pid)
+    }
+}

@@ -1,0 +1,145 @@
+//! Faults: what real `warren` processes do when they are killed, run out of memory or disk, or are
+//! told to stop.
+//!
+//! `WARREN_BIN` names the `warren` under test; without it every test is reported as ignored.
+//! `WARREN_FAULTS=full` runs the long forms, `WARREN_FAULTS_SEED` repeats a run's random choices.
+//! What always holds: nothing waits without a limit, every test has nodes and folders of its own,
+//! and how long something took is printed but never decides. Tests run one after the other, so that
+//! what they print of time and memory means something.
+
+mod alarms;
+mod backlog;
+mod broker;
+mod client;
+mod flood;
+mod folder;
+mod full_disk;
+mod kills;
+mod lifecycle;
+mod perf;
+mod refusals;
+mod restart;
+mod seed;
+mod sync_order;
+mod system;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::runtime::Runtime;
+
+use crate::seed::Seed;
+
+/// What every test is given.
+pub(crate) struct Context {
+    /// The `warren` under test.
+    binary: PathBuf,
+    /// Whether the long form is wanted.
+    full: bool,
+    seed: u64,
+}
+
+impl Context {
+    /// `short`, or `full` where the long form is wanted.
+    pub(crate) fn choose<T>(&self, short: T, full: T) -> T {
+        if self.full { full } else { short }
+    }
+
+    /// The random choices of one test.
+    pub(crate) fn seed(&self, test: &str) -> Seed {
+        println!("{test}: WARREN_FAULTS_SEED={}", self.seed);
+        Seed::new(self.seed)
+    }
+}
+
+/// Why a test was not run; the text says what is missing.
+#[derive(Debug)]
+pub(crate) struct Ignored(pub(crate) String);
+
+impl std::fmt::Display for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Ignored {}
+
+type Test = fn(&Context, &Runtime) -> anyhow::Result<()>;
+
+/// Pairs each function with its name.
+macro_rules! tests {
+    ($($module:ident :: $test:ident),* $(,)?) => {
+        &[$((stringify!($test), $module::$test)),*]
+    };
+}
+
+const TESTS: &[(&str, Test)] = tests![
+    kills::kill_9_under_confirmed_load,
+    sync_order::no_confirm_before_sync,
+    sync_order::the_trace_tells_when_nothing_is_synced,
+    backlog::restart_with_backlog,
+    backlog::backlog_beyond_memory,
+    backlog::one_old_message_does_not_pin_the_disk,
+    alarms::memory_alarm_blocks_publishers_alone,
+    alarms::disk_alarm_blocks_publishers_alone,
+    full_disk::disk_alarm_comes_before_the_disk_is_full,
+    full_disk::full_disk_refuses_and_loses_nothing,
+    full_disk::kill_on_a_full_disk_loses_nothing,
+    refusals::second_start_on_a_folder_is_refused,
+    refusals::taken_port_is_refused,
+    refusals::unknown_flags_and_keys_are_refused,
+    refusals::check_starts_nothing,
+    lifecycle::sigterm_tells_clients_and_exits_with_0,
+    lifecycle::second_signal_exits_at_once,
+    restart::ready_line_and_node_json_agree,
+    restart::restart_keeps_what_is_durable,
+];
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(1);
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let seed = set("WARREN_FAULTS_SEED").and_then(|text| text.parse().ok());
+    let full = set("WARREN_FAULTS").is_some_and(|form| form == "full");
+    let context = set("WARREN_BIN").map(|binary| {
+        Arc::new(Context {
+            binary: PathBuf::from(binary),
+            full,
+            seed: seed.unwrap_or_else(Seed::fresh),
+        })
+    });
+    let trials = TESTS.iter().map(|&(name, test)| {
+        let context = context.clone();
+        Trial::ignorable_test(name, move || run(name, test, context.as_deref()))
+    });
+    libtest_mimic::run(&args, trials.collect()).exit_code()
+}
+
+fn run(name: &str, test: Test, context: Option<&Context>) -> Result<Completion, Failed> {
+    let Some(context) = context else {
+        return Ok(Completion::ignored_with(
+            "set WARREN_BIN (the warren to start)",
+        ));
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let begin = Instant::now();
+    let outcome = test(context, &runtime);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => {
+            println!("{name}: {:.1} s in all", begin.elapsed().as_secs_f64());
+            Ok(Completion::Completed)
+        }
+        Err(error) => match error.downcast::<Ignored>() {
+            Ok(Ignored(reason)) => Ok(Completion::ignored_with(reason)),
+            Err(error) => Err(Failed::from(format!("{error:#}"))),
+        },
+    }
+}
