@@ -21,6 +21,7 @@ use crate::rng::Rng;
 
 mod act;
 mod churn;
+mod fleeting;
 
 const CHANNEL: u16 = 1;
 const FRAME_MAX: u32 = 131_072;
@@ -61,6 +62,8 @@ pub enum Role {
     Inspector,
     /// Declares and deletes queues of its own. The id stays: names are made of it.
     Churner { id: u32 },
+    /// Uses an auto-delete queue of its own. The id stays.
+    Fleeting { id: u32 },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +75,8 @@ enum Stage {
     Binding(usize),
     Preparing,
     Ready,
+    /// Has done all that it was for.
+    Idle,
     Closed,
 }
 
@@ -154,7 +159,7 @@ impl Client {
     /// Nothing is on its way or waited for.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.is_ready()
+        matches!(self.stage, Stage::Ready | Stage::Idle)
             && self.to_broker.is_empty()
             && self.unconfirmed.is_empty()
             && self.held.is_empty()
@@ -291,6 +296,11 @@ impl Client {
             Method::ConnectionOpenOk(_) => self.send(|out| ChannelOpen.encode_frame(CHANNEL, out)),
             method => match self.role {
                 Role::Churner { id } => self.churned(id, method, checker),
+                Role::Fleeting { id } => {
+                    if !self.fleeted(id, method) {
+                        self.answered(method, checker);
+                    }
+                }
                 _ => self.answered(method, checker),
             },
         }
@@ -379,7 +389,9 @@ impl Client {
         }
         self.stage = Stage::Preparing;
         match self.role {
-            Role::Inspector | Role::Churner { .. } => self.stage = Stage::Ready,
+            Role::Inspector | Role::Churner { .. } | Role::Fleeting { .. } => {
+                self.stage = Stage::Ready;
+            }
             Role::Publisher { .. } => {
                 self.send(|out| ConfirmSelect { nowait: false }.encode_frame(CHANNEL, out));
             }

@@ -149,6 +149,19 @@ impl Node {
         States::of(&self.lane, self.options.lane.shards)
     }
 
+    /// How many queues it knows by name, how many its logged shards have, and how many deleted ones
+    /// it has not forgotten.
+    #[must_use]
+    pub fn queue_counts(&self) -> (usize, usize, usize) {
+        let shards = (1..=self.options.lane.shards).map(ShardId);
+        let machines = shards.filter_map(|shard| self.lane.machine(shard));
+        (
+            self.topology.queues().count(),
+            machines.map(|machine| machine.queues().len()).sum(),
+            self.topology.tombstones().count(),
+        )
+    }
+
     /// When the lane or a session wants a turn though nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

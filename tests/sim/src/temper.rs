@@ -61,6 +61,7 @@ pub struct Temper {
     pub publishers: u64,
     pub consumers: u64,
     pub churners: u32,
+    pub fleeting: u32,
     pub faults: Faults,
 }
 
@@ -83,6 +84,7 @@ impl Temper {
             publishers: rng.between(1, 4),
             consumers: rng.between(1, 6),
             churners: rng.below(3) as u32,
+            fleeting: rng.below(3) as u32,
             faults: Faults::draw(rng),
         }
     }

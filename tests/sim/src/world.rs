@@ -86,6 +86,9 @@ enum Kind {
     Churner {
         id: u32,
     },
+    Fleeting {
+        id: u32,
+    },
     /// Of the queue with this index.
     Consumer {
         queue: usize,
@@ -146,6 +149,11 @@ impl World {
             link: None,
         };
         places.extend((0..temper.churners).map(churner));
+        let fleeting = |id| Place {
+            kind: Kind::Fleeting { id },
+            link: None,
+        };
+        places.extend((0..temper.fleeting).map(fleeting));
         for _ in 0..temper.consumers {
             let kind = Kind::Consumer {
                 queue: rng.below(temper.queues.len() as u64) as usize,
@@ -431,10 +439,12 @@ impl World {
 }
 
 impl Kind {
-    /// What a churning client asked on its last connection may still happen, until that is over.
+    /// What a client with queues of its own asked on its last connection may still happen, until
+    /// that is over.
     fn waits_for(self, link: &Link) -> bool {
         match (self, link.client.role()) {
-            (Self::Churner { id }, Role::Churner { id: of }) => id == of,
+            (Self::Churner { id }, Role::Churner { id: of })
+            | (Self::Fleeting { id }, Role::Fleeting { id: of }) => id == of,
             _ => false,
         }
     }
@@ -443,6 +453,7 @@ impl Kind {
         match self {
             Self::Publisher => Role::Publisher { id },
             Self::Churner { id } => Role::Churner { id },
+            Self::Fleeting { id } => Role::Fleeting { id },
             Self::Consumer { queue, auto_ack } => Role::Consumer {
                 queue: queues[queue],
                 id: u64::from(id),

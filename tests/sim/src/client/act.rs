@@ -22,6 +22,7 @@ impl Client {
             Role::Publisher { id } => self.publish_some(id, checker),
             Role::Consumer { .. } => self.settle_some(),
             Role::Churner { id } => self.churn_some(id, checker),
+            Role::Fleeting { id } => self.fleet(id),
             Role::Inspector => {}
         }
     }

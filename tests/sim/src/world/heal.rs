@@ -56,9 +56,14 @@ impl World {
 
     /// Consumers for all queues; publishers that are gone stay away.
     fn add_drains(&mut self) {
-        let churns = |place: &Place| matches!(place.kind, Kind::Churner { .. });
+        // Those with queues of their own come back to delete them; an auto-delete queue that lost
+        // its consumer with its node waits for another one.
+        let owns = |place: &Place| {
+            let kind = place.kind;
+            matches!(kind, Kind::Churner { .. } | Kind::Fleeting { .. })
+        };
         self.places
-            .retain(|place| place.link.is_some() || churns(place));
+            .retain(|place| place.link.is_some() || owns(place));
         for queue in 0..self.temper.queues.len() {
             let kind = Kind::Consumer {
                 queue,
@@ -184,6 +189,23 @@ impl World {
         }
     }
 
+    /// Only the durable queues of the run are left, everywhere.
+    fn check_queues(&mut self) {
+        let Some(node) = &self.node else {
+            return;
+        };
+        let durable = self.temper.queues.iter().filter(|it| it.durable).count();
+        let (named, held, tombstones) = node.queue_counts();
+        // Not every durable queue was declared in a short run.
+        if named > durable || held != named || tombstones > 0 {
+            let text = format!(
+                "{named} queues have names, {held} are in shards, {tombstones} tombstones: \
+                 {durable} durable ones were used"
+            );
+            self.checker.violate("nothing-leaks", text);
+        }
+    }
+
     /// Ends the node in order.
     fn stop_and_wait(&mut self) {
         let is_up = |node: &Node| !matches!(node.life(), Life::Stopping);
@@ -220,6 +242,7 @@ impl World {
         self.places.clear();
         self.start();
         self.settle();
+        self.check_queues();
         let names = self.disk.names();
         let sizes = names
             .iter()
