@@ -11,6 +11,7 @@ mod alarms;
 mod backlog;
 mod broker;
 mod client;
+mod failed_sync;
 mod flood;
 mod folder;
 mod full_disk;
@@ -81,6 +82,7 @@ const TESTS: &[(&str, Test)] = tests![
     kills::kill_9_under_confirmed_load,
     sync_order::no_confirm_before_sync,
     sync_order::the_trace_tells_when_nothing_is_synced,
+    failed_sync::failed_sync_stops_the_node,
     backlog::restart_with_backlog,
     backlog::backlog_beyond_memory,
     backlog::one_old_message_does_not_pin_the_disk,

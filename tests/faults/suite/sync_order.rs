@@ -42,7 +42,8 @@ pub(crate) fn the_trace_tells_when_nothing_is_synced(
     }
 }
 
-fn can_trace() -> Result<()> {
+/// Fails, as ignored, where strace is missing or may not trace.
+pub(crate) fn can_trace() -> Result<()> {
     if !system::runs("strace", &["-V"]) {
         ensure!(
             std::env::var("CI").as_deref() != Ok("true"),
