@@ -131,7 +131,7 @@ func propertiesAll(c *check) {
 	sent := amqp.Publishing{
 		Headers: amqp.Table{"h": "v"}, ContentType: "text/plain", ContentEncoding: "utf-8",
 		DeliveryMode: 2, Priority: 7, CorrelationId: "correlation", ReplyTo: "reply",
-		Expiration: "86400000", MessageId: "id", Timestamp: time.Unix(1_700_000_000, 0),
+		MessageId: "id", Timestamp: time.Unix(1_700_000_000, 0),
 		Type: "type", UserId: brokerURL().Username, AppId: "app", Body: []byte("x"),
 	}
 	publish(ch, "", queue, sent)

@@ -146,7 +146,7 @@ final class MessageChecks {
         new BasicProperties.Builder()
             .contentType("text/plain").contentEncoding("utf-8").headers(Map.of("h", "v"))
             .deliveryMode(2).priority(7).correlationId("correlation").replyTo("reply")
-            .expiration("86400000").messageId("id").timestamp(new Date(1_700_000_000_000L))
+            .messageId("id").timestamp(new Date(1_700_000_000_000L))
             .type("type").userId(Context.factory().getUsername()).appId("app").clusterId("cluster")
             .build();
     Context.publish(ch, "", queue, false, sent, Context.bytes("x"));

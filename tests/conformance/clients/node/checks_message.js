@@ -322,9 +322,9 @@ async function properties_all(c) {
   const queue = await c.queue(ch);
   const sent = {
     contentType: 'text/plain', contentEncoding: 'utf-8', headers: { h: 'v' }, deliveryMode: 2,
-    priority: 7, correlationId: 'correlation', replyTo: 'reply', expiration: '86400000',
+    priority: 7, correlationId: 'correlation', replyTo: 'reply',
     messageId: 'id', timestamp: 1_700_000_000, type: 'type', userId: USER, appId: 'app',
-    clusterId: undefined,
+    clusterId: undefined, expiration: undefined,
   };
   await publish(ch, '', queue, 'x', sent);
   const { properties } = await ch.get(queue);

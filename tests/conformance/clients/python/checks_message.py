@@ -364,7 +364,6 @@ def properties_all(c: Context):
         priority=7,
         correlation_id="correlation",
         reply_to="reply",
-        expiration="86400000",
         message_id="id",
         timestamp=1_700_000_000,
         type="type",

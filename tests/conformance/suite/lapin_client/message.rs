@@ -184,7 +184,6 @@ async fn properties_all(c: &Context) -> CheckResult {
         .with_priority(7)
         .with_correlation_id("correlation".into())
         .with_reply_to("reply".into())
-        .with_expiration("86400000".into())
         .with_message_id("id".into())
         .with_timestamp(1_700_000_000)
         .with_type("type".into())

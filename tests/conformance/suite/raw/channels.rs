@@ -1,7 +1,8 @@
 //! What a channel does that the clients' interfaces hide: no-wait, closing, refused requests.
 
 use super::wire::{
-    CHANNEL_CLOSE, EXCLUSIVE, Fields, NOWAIT, PASSIVE, Peer, Target, declare, method, publish,
+    CHANNEL_CLOSE, EXCLUSIVE, Fields, NOWAIT, PASSIVE, Peer, Target, declare, frame, method,
+    publish, publish_method,
 };
 use super::{Check, checks, since};
 use crate::outcome::{CheckResult, equal};
@@ -15,6 +16,7 @@ pub(super) const CHECKS: &[(&str, Check)] = checks![
     prefetch_size,
     recover_without_requeue,
     unknown_exchange_type,
+    expiration_not_a_number,
     connection_close,
 ];
 
@@ -97,6 +99,27 @@ fn recover_without_requeue(target: &Target) -> CheckResult {
     let mut peer = Peer::with_channel(target)?;
     peer.send(&method(1, (60, 110), Fields::new().u8(0)))?;
     peer.expect_close(540, "NOT_IMPLEMENTED - requeue=false")
+}
+
+/// Time to live itself is a matter of the queue; here only what cannot be one.
+fn expiration_not_a_number(target: &Target) -> CheckResult {
+    const EXPIRATION: u16 = 1 << 8;
+    let mut peer = Peer::with_channel(target)?;
+    let header = Fields::new()
+        .u16(60)
+        .u16(0)
+        .u64(1)
+        .u16(EXPIRATION)
+        .short("soon");
+    peer.send(&publish_method(1, "", "nowhere"))?;
+    peer.send(&frame(2, 1, &header.0))?;
+    peer.send(&frame(3, 1, b"x"))?;
+    let (code, text) = peer.close_reason(CHANNEL_CLOSE)?;
+    equal(code, 406, "code")?;
+    let begins = text.starts_with("PRECONDITION_FAILED - invalid expiration 'soon': ");
+    equal(begins, true, &text)?;
+    peer.send(&method(1, (20, 41), Fields::new()))?;
+    peer.close()
 }
 
 fn unknown_exchange_type(target: &Target) -> CheckResult {
