@@ -1,5 +1,5 @@
-//! A client with an auto-delete queue that only it uses: it declares it, consumes, goes away from it
-//! (with the connection, or by cancelling), and declares it again. That must always work.
+//! A client with an auto-delete queue that only it uses: it declares it, consumes, goes away from
+//! it (with the connection, or by cancelling), and declares it again. That must always work.
 
 use warren_protocol::methods::{BasicCancel, BasicConsume, BasicPublish, QueueDeclare};
 use warren_protocol::{Method, Properties, ShortStr, Table, content};
