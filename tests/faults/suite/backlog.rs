@@ -68,8 +68,8 @@ async fn drain_in_order(node: &Node, queue: &str, messages: u64) -> Result<()> {
 }
 
 pub(crate) fn backlog_beyond_memory(context: &Context, _: &Runtime) -> Result<()> {
-    let messages: u64 = context.choose(300_000, 5_000_000);
-    let limit: u64 = context.choose(192 << 20, 1 << 30);
+    let messages: u64 = context.choose(600_000, 5_000_000);
+    let limit: u64 = context.choose(384 << 20, 1 << 30);
     let mut node = Node::new(context, "beyond-memory")?;
     node.set(
         "WARREN_VM_MEMORY_HIGH_WATERMARK_ABSOLUTE",
