@@ -139,9 +139,16 @@ pub(super) const LOADS: &[Load] = &[
         ],
     },
     Load {
+        name: "durable, prefetch 1, ack each, while publishing",
+        perf: "throughput --durable --persistent --confirm 1000 --ack each --prefetch 1 \
+               --warmup 2 --time 10",
+        rabbitmq_only: "",
+        figures: &[rate(8.0)],
+    },
+    Load {
         // Drained from a backlog, so that it is the consumer that is measured and not the producer
         // that keeps it from the processor.
-        name: "durable, prefetch 1, ack each",
+        name: "durable, prefetch 1, ack each, draining",
         perf: "backlog --messages 20000 --durable --persistent --confirm 1000 --ack each \
                --prefetch 1",
         rabbitmq_only: "",
