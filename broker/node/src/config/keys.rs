@@ -55,11 +55,6 @@ fn put<T>(value: Result<T, String>, field: &mut T) -> Result<(), String> {
     Ok(())
 }
 
-fn flag(config: &mut bool, value: &toml::Value) -> Result<(), String> {
-    *config = boolean(value)?;
-    Ok(())
-}
-
 const KEYS: &[Key] = &[
     Key {
         name: "warren.node_name",
@@ -310,8 +305,7 @@ fn ip(value: &toml::Value) -> Result<std::net::IpAddr, String> {
 }
 
 fn tag(config: &mut Config, tag: &str, value: &toml::Value) -> Result<(), String> {
-    let mut set = false;
-    flag(&mut set, value)?;
+    let set = boolean(value)?;
     config.default_user_tags.retain(|present| present != tag);
     if set {
         config.default_user_tags.push(tag.to_owned());
