@@ -19,6 +19,7 @@ use warren_broker_core::session::event::Event;
 use warren_broker_core::session::{Env, Session};
 use warren_cluster_core::ids::Instant;
 
+use crate::attention::Attention;
 use crate::broker::Broker;
 use crate::sessions::Mailbox;
 
@@ -48,6 +49,7 @@ pub(crate) struct Connection {
     work: Work,
     timer: Option<Pin<Box<Sleep>>>,
     timer_at: Option<Instant>,
+    attention: Attention,
     end: Option<End>,
 }
 
@@ -85,6 +87,7 @@ impl Connection {
             work: Work::default(),
             timer: None,
             timer_at: None,
+            attention: Attention::default(),
             end: None,
         }
     }
@@ -325,7 +328,13 @@ impl Future for Connection {
                 this.release();
                 return this.poll_over(cx);
             }
-            if !progress && this.mailbox.sleep(cx.waker()) {
+            if progress {
+                this.attention.moved(this.broker.now());
+            } else if this.attention.stays(this.broker.now()) {
+                // Comes back after the runtime has asked the system for new events.
+                let yielded = std::pin::pin!(tokio::task::yield_now());
+                return yielded.poll(cx);
+            } else if this.mailbox.sleep(cx.waker()) {
                 return Poll::Pending;
             }
         }

@@ -3,6 +3,7 @@
 //! Entry points: `command` (verbs), `node` (a node's life), `connection` (a client's).
 
 mod alarms;
+mod attention;
 mod broker;
 mod command;
 mod config;
