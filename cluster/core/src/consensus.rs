@@ -11,30 +11,31 @@
 //! - an entry is given out for `apply` once, in order, after this replica has persisted it;
 //! - an entry stays in memory until [`Consensus::applied`] covers it.
 
+mod group;
 mod kept;
+pub mod members;
+pub mod message;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
-use raft::prelude::{ConfChange, ConfChangeV2, ConfState, EntryType, HardState, Message};
-use raft::{Config, RawNode, StateRole};
+use raft::prelude::{EntryType, HardState};
 
-use crate::ids::{Index, ReplicaId, Term};
+use crate::ids::{Index, Instant, ReplicaId, Term};
 use crate::machine::Malformed;
-use kept::Kept;
+use group::Group;
+pub use members::{MemberChange, Members};
+pub use message::{Message, SnapshotOf};
 
 /// Ticks without a leader's message after which a replica stands for election: at least this
 /// many, less than twice as many. A leader beats every [`HEARTBEAT_TICKS`].
 pub const ELECTION_TICKS: u32 = 10;
 pub const HEARTBEAT_TICKS: u32 = 2;
 
-/// Bytes of entries that one ready gives out to apply, more or less.
-const APPLY_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of entries in one message to a peer, and such messages on their way at once.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-const MESSAGES_MAX: usize = 64;
+/// Milliseconds of a tick.
+pub const TICK_MILLIS: u64 = 40;
+/// By how much clocks of two nodes may drift apart within an election timeout, in milliseconds.
+const DRIFT_MILLIS: u64 = 40;
 
 /// The term in which an unlogged shard is led, for the life of the process.
 const UNLOGGED_TERM: Term = Term(1);
@@ -46,16 +47,6 @@ pub struct Hard {
     /// Whom it voted for in that term.
     pub vote: ReplicaId,
     pub commit: Index,
-}
-
-/// Who takes part. With `outgoing` voters the members are between two sets (joint consensus).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Members {
-    pub voters: Vec<ReplicaId>,
-    pub learners: Vec<ReplicaId>,
-    pub outgoing: Vec<ReplicaId>,
-    pub learners_next: Vec<ReplicaId>,
-    pub auto_leave: bool,
 }
 
 /// What a replica knows when it starts.
@@ -121,15 +112,11 @@ pub struct Ready {
     pub hard: Option<Hard>,
     /// An entry replaces all of its index and above that the log had.
     pub entries: Vec<Entry>,
-    pub messages: Vec<Outgoing>,
+    pub messages: Vec<Message>,
     pub committed: Vec<Entry>,
-}
-
-/// A message for a peer, encoded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outgoing {
-    pub to: ReplicaId,
-    pub bytes: Bytes,
+    /// Messages wait for this ready though it may have nothing to write: it counts as on disk
+    /// when all that came before it is.
+    pub holds: bool,
 }
 
 /// Why a proposal or a message was not taken.
@@ -151,19 +138,8 @@ pub struct Consensus {
 enum Order {
     Raft(Box<Group>),
     Unlogged(Unlogged),
-}
-
-struct Group {
-    node: RawNode<Kept>,
-    /// Messages that wait for a ready to be on disk, by its number.
-    held: VecDeque<(u64, Vec<Outgoing>)>,
-    /// Messages that wait no more.
-    free: Vec<Outgoing>,
-    seed: u64,
-    /// Term and vote that went into the log last.
-    promised: (Term, ReplicaId),
-    /// Term and role of which the election timeout was drawn.
-    drawn: (u64, StateRole),
+    /// This node has no replica of the shard.
+    Vacant,
 }
 
 #[derive(Default)]
@@ -175,7 +151,8 @@ struct Unlogged {
 }
 
 impl Consensus {
-    /// A replica of a logged shard.
+    /// A replica of a logged shard. One without members takes no part before somebody who leads
+    /// makes it a learner.
     ///
     /// # Errors
     /// A state that no replica can have: it is damaged.
@@ -195,39 +172,63 @@ impl Consensus {
         }
     }
 
+    /// The part of a node that has no replica: none.
+    #[must_use]
+    pub fn vacant() -> Self {
+        Self {
+            order: Order::Vacant,
+        }
+    }
+
+    /// Whether this node has no replica.
+    #[must_use]
+    pub fn is_vacant(&self) -> bool {
+        matches!(self.order, Order::Vacant)
+    }
+
+    /// This replica's id; 0 where there is none.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.group().map_or(ReplicaId(0), Group::id)
+    }
+
+    fn group(&self) -> Option<&Group> {
+        match &self.order {
+            Order::Raft(group) => Some(group),
+            Order::Unlogged(_) | Order::Vacant => None,
+        }
+    }
+
+    fn group_mut(&mut self) -> Option<&mut Group> {
+        match &mut self.order {
+            Order::Raft(group) => Some(group),
+            Order::Unlogged(_) | Order::Vacant => None,
+        }
+    }
+
     /// Stands for election without waiting for a timeout: what a sole voter does when it starts.
     ///
     /// # Errors
     /// The consensus library's own.
     pub fn campaign(&mut self) -> Result<(), Error> {
-        match &mut self.order {
-            Order::Raft(group) => group.node.campaign().map_err(refused),
-            Order::Unlogged(_) => Ok(()),
-        }
+        self.group_mut().map_or(Ok(()), Group::campaign)
     }
 
-    /// A tick of the clock passed. Not needed while [`Self::is_sole_voter`].
-    pub fn tick(&mut self) {
-        if let Order::Raft(group) = &mut self.order {
-            group.node.tick();
-            group.draw_timeout();
+    /// [`TICK_MILLIS`] passed. Not needed while [`Self::is_alone`].
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(group) = self.group_mut() {
+            group.tick(now);
         }
     }
 
     /// A peer's message came.
     ///
     /// # Errors
-    /// One that cannot be read, or that has no place here.
-    pub fn step(&mut self, message: &[u8]) -> Result<(), Error> {
-        use protobuf::Message as _;
-        let Order::Raft(group) = &mut self.order else {
-            return Err(Error::Malformed("an unlogged shard has no peers".into()));
-        };
-        let message = Message::parse_from_bytes(message)
-            .map_err(|error| Error::Malformed(error.to_string()))?;
-        let stepped = group.node.step(message).map_err(refused);
-        group.draw_timeout();
-        stepped
+    /// One that has no place here.
+    pub fn step(&mut self, message: Message, now: Instant) -> Result<(), Error> {
+        let group = self.group_mut();
+        let group = group.ok_or_else(|| Error::Refused("no replica here".into()))?;
+        group.step(message, now)
     }
 
     /// Puts an entry at the end of the log; by reference, no copy.
@@ -236,23 +237,78 @@ impl Consensus {
     /// [`Error::NotLeading`], or the consensus library's own refusal.
     pub fn propose(&mut self, data: Bytes) -> Result<(), Error> {
         match &mut self.order {
-            Order::Raft(group) => group.propose(data),
+            Order::Raft(group) => group.propose(EntryType::EntryNormal, data),
             Order::Unlogged(unlogged) => {
                 unlogged.push(data);
                 Ok(())
             }
+            Order::Vacant => Err(Error::NotLeading),
+        }
+    }
+
+    /// Proposes a change of members; several at once go through joint consensus.
+    ///
+    /// # Errors
+    /// [`Error::NotLeading`], or a refusal: one is under way.
+    pub fn propose_members(&mut self, changes: &[MemberChange]) -> Result<(), Error> {
+        let group = self.group_mut().ok_or(Error::NotLeading)?;
+        if group.changes_members() {
+            return Err(Error::Refused("a change of members is under way".into()));
+        }
+        group.propose(EntryType::EntryConfChangeV2, members::entry_of(changes))
+    }
+
+    /// Hands the lead over to a voter, and acts no more in this term.
+    ///
+    /// # Errors
+    /// [`Error::NotLeading`].
+    pub fn transfer(&mut self, to: ReplicaId) -> Result<(), Error> {
+        self.group_mut().ok_or(Error::NotLeading)?.transfer(to)
+    }
+
+    /// The way to a peer is lost: it is asked where it stands before it is sent more.
+    pub fn unreachable(&mut self, peer: ReplicaId) {
+        if let Some(group) = self.group_mut() {
+            group.unreachable(peer);
+        }
+    }
+
+    /// Peers that need a snapshot and have none on its way; each is given once.
+    pub fn take_snapshot_wants(&mut self) -> Vec<ReplicaId> {
+        self.group_mut().map_or_else(Vec::new, Group::take_wants)
+    }
+
+    /// The peer has the state of this snapshot on its disk: it is told that it may count on it.
+    pub fn offer_snapshot(&mut self, to: ReplicaId, of: SnapshotOf) {
+        if let Some(group) = self.group_mut() {
+            group.offer(to, of);
+        }
+    }
+
+    /// The first entry that this replica can still send; 0 where there is none.
+    #[must_use]
+    pub fn first_kept(&self) -> Index {
+        self.group().map_or(Index(0), Group::first_kept)
+    }
+
+    /// Keeps every entry above this one until [`Self::unpin`], for a peer that is being rebuilt.
+    pub fn pin(&mut self, index: Index) {
+        if let Some(group) = self.group_mut() {
+            group.pin(Some(index));
+        }
+    }
+
+    /// See [`Self::pin`].
+    pub fn unpin(&mut self) {
+        if let Some(group) = self.group_mut() {
+            group.pin(None);
         }
     }
 
     /// Everything up to ready `number` is on disk.
     pub fn on_persisted(&mut self, number: u64) {
-        let Order::Raft(group) = &mut self.order else {
-            return;
-        };
-        group.node.on_persist_ready(number);
-        while group.held.front().is_some_and(|(held, _)| *held <= number) {
-            let (_, messages) = group.held.pop_front().expect("looked at above");
-            group.free.extend(messages);
+        if let Some(group) = self.group_mut() {
+            group.on_persisted(number);
         }
     }
 
@@ -261,16 +317,14 @@ impl Consensus {
         match &mut self.order {
             Order::Raft(group) => group.ready(),
             Order::Unlogged(unlogged) => unlogged.ready(),
+            Order::Vacant => None,
         }
     }
 
-    /// All up to `index` is applied and need not be kept for this replica.
+    /// All up to `index` is applied.
     pub fn applied(&mut self, index: Index) {
-        if let Order::Raft(group) = &mut self.order {
-            group.node.advance_apply_to(index.0);
-            if group.is_sole_voter() {
-                group.node.mut_store().forget(index);
-            }
+        if let Some(group) = self.group_mut() {
+            group.applied(index);
         }
     }
 
@@ -279,175 +333,64 @@ impl Consensus {
     /// # Errors
     /// An entry that is none, or that the consensus library does not take.
     pub fn change_members(&mut self, entry: &Entry) -> Result<Members, Error> {
-        use protobuf::Message as _;
-        let Order::Raft(group) = &mut self.order else {
-            return Err(Error::Malformed("an unlogged shard has no members".into()));
-        };
-        let malformed = |error: protobuf::ProtobufError| Error::Malformed(error.to_string());
-        let state = match entry.kind {
-            EntryKind::Normal => {
-                return Err(Error::Malformed("not a change of members".into()));
-            }
-            EntryKind::MemberChange => {
-                let change = ConfChange::parse_from_bytes(&entry.data).map_err(malformed)?;
-                group.node.apply_conf_change(&change)
-            }
-            EntryKind::MembersChange => {
-                let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(malformed)?;
-                group.node.apply_conf_change(&change)
-            }
-        };
-        let state = state.map_err(refused)?;
-        group.node.mut_store().set_members(&state);
-        Ok(Members::of(&state))
+        let group = self.group_mut();
+        let group = group.ok_or_else(|| Error::Malformed("no members here".into()))?;
+        group.change_members(entry)
     }
 
     /// The term in which this replica leads.
     #[must_use]
     pub fn leads(&self) -> Option<Term> {
         match &self.order {
-            Order::Raft(group) => {
-                let raft = &group.node.raft;
-                (raft.state == StateRole::Leader).then_some(Term(raft.term))
-            }
+            Order::Raft(group) => group.leads(),
             Order::Unlogged(_) => Some(UNLOGGED_TERM),
+            Order::Vacant => None,
         }
+    }
+
+    /// Who leads, as far as this replica knows, and in which term.
+    #[must_use]
+    pub fn leader(&self) -> Option<(Term, ReplicaId)> {
+        self.group().and_then(Group::leader)
+    }
+
+    /// Until when this replica may act as the leader (rule 8): nobody else can lead before.
+    #[must_use]
+    pub fn lease_until(&self) -> Instant {
+        let forever = Instant(u64::MAX);
+        self.group().map_or(forever, Group::lease_until)
+    }
+
+    /// How far a peer has the log, as far as the leader knows.
+    #[must_use]
+    pub fn matched(&self, peer: ReplicaId) -> Option<Index> {
+        self.group().and_then(|group| group.matched(peer))
     }
 
     /// What a checkpoint must hold of this replica's promises.
     #[must_use]
     pub fn hard(&self) -> Hard {
         match &self.order {
-            Order::Raft(group) => Hard::of(&group.node.raft.hard_state()),
+            Order::Raft(group) => group.hard(),
             Order::Unlogged(unlogged) => Hard {
                 term: UNLOGGED_TERM,
                 vote: ReplicaId(0),
                 commit: unlogged.last,
             },
+            Order::Vacant => Hard::default(),
         }
     }
 
     /// Who takes part.
     #[must_use]
     pub fn members(&self) -> Members {
-        match &self.order {
-            Order::Raft(group) => group.node.store().members(),
-            Order::Unlogged(_) => Members::default(),
-        }
+        self.group().map_or_else(Members::default, Group::members)
     }
 
-    /// Whether there is nobody to agree with: no ticks are needed.
+    /// Whether there is nobody to agree with or to tell: no ticks are needed.
     #[must_use]
-    pub fn is_sole_voter(&self) -> bool {
-        match &self.order {
-            Order::Raft(group) => group.is_sole_voter(),
-            Order::Unlogged(_) => true,
-        }
-    }
-}
-
-impl Group {
-    fn new(start: Start) -> Result<Self, Error> {
-        let config = Config {
-            id: start.replica.0,
-            election_tick: ELECTION_TICKS as usize,
-            heartbeat_tick: HEARTBEAT_TICKS as usize,
-            applied: start.applied.0.0,
-            max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: MESSAGES_MAX,
-            check_quorum: true,
-            pre_vote: true,
-            max_committed_size_per_ready: APPLY_BYTES_MAX,
-            ..Config::default()
-        };
-        let seed = start.seed;
-        let promised = (start.hard.term, start.hard.vote);
-        let kept = Kept::new(start);
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&config, kept, &logger).map_err(refused)?;
-        let mut group = Self {
-            node,
-            held: VecDeque::new(),
-            free: Vec::new(),
-            seed,
-            promised,
-            drawn: (u64::MAX, StateRole::Follower),
-        };
-        group.draw_timeout();
-        Ok(group)
-    }
-
-    /// The library draws election timeouts at random; ours come from the seed.
-    fn draw_timeout(&mut self) {
-        let raft = &mut self.node.raft;
-        let now = (raft.term, raft.state);
-        if self.drawn != now {
-            self.drawn = now;
-            self.seed = splitmix(self.seed);
-            let extra = self.seed % u64::from(ELECTION_TICKS);
-            raft.set_randomized_election_timeout(ELECTION_TICKS as usize + extra as usize);
-        }
-    }
-
-    fn is_sole_voter(&self) -> bool {
-        let members = self.node.store().state();
-        members.voters.len() == 1
-            && members.voters[0] == self.node.raft.id
-            && members.voters_outgoing.is_empty()
-            && members.learners.is_empty()
-    }
-
-    fn propose(&mut self, data: Bytes) -> Result<(), Error> {
-        if self.node.raft.state != StateRole::Leader {
-            return Err(Error::NotLeading);
-        }
-        let mut message = Message::default();
-        message.set_msg_type(raft::prelude::MessageType::MsgPropose);
-        message.from = self.node.raft.id;
-        let entry = raft::prelude::Entry {
-            data,
-            ..raft::prelude::Entry::default()
-        };
-        message.set_entries(vec![entry].into());
-        self.node.raft.step(message).map_err(refused)
-    }
-
-    fn ready(&mut self) -> Option<Ready> {
-        if !self.node.has_ready() {
-            if self.free.is_empty() {
-                return None;
-            }
-            return Some(Ready {
-                messages: std::mem::take(&mut self.free),
-                ..Ready::default()
-            });
-        }
-        let mut ready = self.node.ready();
-        let number = ready.number();
-        let mut messages = std::mem::take(&mut self.free);
-        messages.extend(ready.take_messages().iter().map(outgoing));
-        let held = ready.take_persisted_messages();
-        if !held.is_empty() {
-            let held = held.iter().map(outgoing).collect();
-            self.held.push_back((number, held));
-        }
-        let hard = ready.hs().map(Hard::of);
-        let hard = hard.filter(|hard| self.promised != (hard.term, hard.vote));
-        if let Some(hard) = hard {
-            self.promised = (hard.term, hard.vote);
-        }
-        let committed = ready.take_committed_entries();
-        let entries = ready.take_entries();
-        let out = Ready {
-            number,
-            hard,
-            entries: entries.iter().map(Entry::of).collect(),
-            messages,
-            committed: committed.iter().map(Entry::of).collect(),
-        };
-        self.node.mut_store().append(entries);
-        self.node.advance_append_async(ready);
-        Some(out)
+    pub fn is_alone(&self) -> bool {
+        self.group().is_none_or(Group::is_alone)
     }
 }
 
@@ -516,53 +459,4 @@ impl Hard {
             commit: Index(state.commit),
         }
     }
-}
-
-impl Members {
-    fn of(state: &ConfState) -> Self {
-        let ids = |ids: &[u64]| ids.iter().copied().map(ReplicaId).collect();
-        Self {
-            voters: ids(&state.voters),
-            learners: ids(&state.learners),
-            outgoing: ids(&state.voters_outgoing),
-            learners_next: ids(&state.learners_next),
-            auto_leave: state.auto_leave,
-        }
-    }
-
-    fn into_raft(self) -> ConfState {
-        let ids = |ids: Vec<ReplicaId>| ids.into_iter().map(|id| id.0).collect();
-        ConfState {
-            voters: ids(self.voters),
-            learners: ids(self.learners),
-            voters_outgoing: ids(self.outgoing),
-            learners_next: ids(self.learners_next),
-            auto_leave: self.auto_leave,
-            ..ConfState::default()
-        }
-    }
-}
-
-fn outgoing(message: &Message) -> Outgoing {
-    use protobuf::Message as _;
-    let bytes = message
-        .write_to_bytes()
-        .expect("a message of our own has all its fields");
-    Outgoing {
-        to: ReplicaId(message.to),
-        bytes: bytes.into(),
-    }
-}
-
-#[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value
-fn refused(error: raft::Error) -> Error {
-    Error::Refused(error.to_string())
-}
-
-/// The next number of a fixed sequence that looks random.
-fn splitmix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

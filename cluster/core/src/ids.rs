@@ -19,7 +19,8 @@ macro_rules! id {
 }
 
 id!(
-    /// One `warren` process, for the life of its data folder. Never 0.
+    /// One node of a cluster, for the life of its data folder: a small number, given by the
+    /// cluster and never reused. The first node is 1.
     NodeId(u64)
 );
 id!(
@@ -27,7 +28,8 @@ id!(
     ShardId(u32)
 );
 id!(
-    /// One copy of a shard; never reused, also when a node is rebuilt.
+    /// One copy of a shard; never reused within the shard, also when a node is rebuilt. The
+    /// upper half is the node that has it, the lower half a number of its own.
     ReplicaId(u64)
 );
 id!(
@@ -63,6 +65,20 @@ id!(
     /// bodies that are held in memory for an unlogged shard.
     SegmentId(u32)
 );
+
+impl ReplicaId {
+    /// The `number`-th replica that a node was given of a shard.
+    #[must_use]
+    pub fn new(node: NodeId, number: u32) -> Self {
+        Self(node.0 << 32 | u64::from(number))
+    }
+
+    /// The node that has it.
+    #[must_use]
+    pub fn node(self) -> NodeId {
+        NodeId(self.0 >> 32)
+    }
+}
 
 impl ShardId {
     /// The definitions: rows that every node has.

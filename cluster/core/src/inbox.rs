@@ -4,9 +4,14 @@
 //! ([`crate::machine::Machine`]); `T` is a ticket that names who waits for a batch, copied
 //! through unchanged.
 
+use bytes::Bytes;
+
 use crate::batch::{Batch, Outcome};
-use crate::ids::{ShardId, Term};
+use crate::consensus::MemberChange;
+use crate::ids::{NodeId, ReplicaId, ShardId, Term};
+use crate::link::Envelope;
 use crate::log::disk::Completion;
+use crate::machine::Malformed;
 use crate::rows::{Change, Committed, Transaction};
 
 /// Something that happens to a lane.
@@ -30,6 +35,22 @@ pub enum Input<I, T> {
     Disk(Completion),
     /// Time may have passed: nothing else to say.
     Tick,
+    /// An envelope of another node, which is who it says ([`crate::link`]).
+    Received { from: NodeId, envelope: Bytes },
+    /// There is a way to this node, anew: what was on its way before may be lost.
+    Connected { node: NodeId },
+    /// The way to this node is lost.
+    Disconnected { node: NodeId },
+    /// This node is to have this replica of the shard; it begins without a past. Nothing happens
+    /// where there is one.
+    Host { shard: ShardId, replica: ReplicaId },
+    /// Changes who takes part in a shard that this node leads; else nothing happens.
+    ChangeMembers {
+        shard: ShardId,
+        changes: Vec<MemberChange>,
+    },
+    /// Hands the lead of a shard over, if this node has it.
+    Transfer { shard: ShardId, to: ReplicaId },
     /// What the file system that holds the log has left.
     FreeDisk { bytes: u64 },
     /// Refuse what comes from here on, write checkpoints, sync, then report `Outputs::stopped`.
@@ -53,6 +74,10 @@ pub struct Outputs<E, T> {
     pub effects: Vec<E>,
     /// Shards that this node leads from here on (with the term), or no longer leads (`None`).
     pub roles: Vec<(ShardId, Option<Term>)>,
+    /// Envelopes for other nodes, in order for each and class. They may be lost.
+    pub mail: Vec<Envelope>,
+    /// Nodes that sent what cannot be read.
+    pub foreign: Vec<(NodeId, Malformed)>,
     /// Everything is on disk and nothing will come any more.
     pub stopped: bool,
 }
@@ -65,6 +90,8 @@ impl<E, T> Default for Outputs<E, T> {
             done: Vec::new(),
             effects: Vec::new(),
             roles: Vec::new(),
+            mail: Vec::new(),
+            foreign: Vec::new(),
             stopped: false,
         }
     }
@@ -79,6 +106,8 @@ impl<E, T> Outputs<E, T> {
             && self.done.is_empty()
             && self.effects.is_empty()
             && self.roles.is_empty()
+            && self.mail.is_empty()
+            && self.foreign.is_empty()
             && !self.stopped
     }
 
@@ -89,6 +118,8 @@ impl<E, T> Outputs<E, T> {
         self.done.clear();
         self.effects.clear();
         self.roles.clear();
+        self.mail.clear();
+        self.foreign.clear();
         self.stopped = false;
     }
 }

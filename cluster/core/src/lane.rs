@@ -11,6 +11,7 @@
 //! - an idle lane has no deadline.
 
 mod background;
+mod peers;
 mod recovery;
 mod run;
 mod store;
@@ -27,6 +28,8 @@ use crate::machine::{Machine, Malformed};
 pub use crate::replica::Head;
 use crate::replica::Replica;
 use crate::rows::{Committed, Rows, Transaction};
+pub use peers::ShardStatus;
+pub use recovery::founding;
 
 use run::Out;
 use store::Store;
@@ -36,12 +39,18 @@ const STEP_INPUTS_MAX: usize = 1024;
 /// Bytes of batches that one step takes, more or less.
 const STEP_BYTES_MAX: usize = 4 << 20;
 
+/// No replica has peers: nothing to tick.
+const NEVER: Instant = Instant(u64::MAX);
+
 /// How a lane is made.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub node: NodeId,
     /// Queue shards: 1 to this number.
     pub shards: u32,
+    /// The nodes that have a voter of every shard before there is anything on their disks: the
+    /// first node of a cluster alone. Empty on one that joins.
+    pub founders: Vec<NodeId>,
     /// Spreads election timeouts.
     pub seed: u64,
     pub segment_bytes: u32,
@@ -98,6 +107,10 @@ pub struct Lane<M: Machine, T> {
     /// Shards that something happened to since they were last moved.
     touched: BTreeSet<ShardId>,
     deadlines: BTreeMap<ShardId, Instant>,
+    /// When the replicas that have peers are ticked next.
+    next_tick: Option<Instant>,
+    /// Nodes that there is a way to.
+    nodes: BTreeSet<NodeId>,
     life: Life,
     /// Whether the end is worth checkpoints: not after one has failed.
     checkpoints_at_end: bool,
@@ -120,6 +133,7 @@ impl Options {
         Self {
             node,
             shards,
+            founders: vec![node],
             seed: node.0,
             segment_bytes: 64 << 20,
             young_bytes: 64 << 20,
@@ -149,12 +163,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         ops: &mut Vec<Op>,
     ) -> Result<bool, Error> {
         self.tell_rows(outputs);
+        self.tick(now.mono);
         self.take_inputs(now, inputs, outputs)?;
         self.take_deadlines(now.mono);
         self.move_shards(now, outputs)?;
+        self.tell_roles(outputs);
         let more = self.work_in_background(outputs);
         self.store.submit(now.mono, ops);
         self.take_events(now, outputs);
+        self.store.mail.take(&mut outputs.mail);
         Ok(more || !self.touched.is_empty())
     }
 
@@ -162,17 +179,22 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let shards = self.deadlines.values().min().copied();
-        [shards, self.store.log.deadline()]
+        let tick = self.next_tick.filter(|tick| *tick != NEVER);
+        [shards, self.store.log.deadline(), tick]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// Whether this node leads every shard that it has.
+    /// Whether every shard that this node has a replica of has a leader: this node, with all
+    /// that its log says applied, or another one.
     #[must_use]
-    pub fn all_lead(&self) -> bool {
-        let queues = self.queues.iter().all(|it| it.leads().is_some());
-        queues && self.rows.iter().all(|it| it.leads().is_some())
+    pub fn all_led(&self) -> bool {
+        fn led<M: Machine, T: Copy>(replica: &Replica<M, T>) -> bool {
+            let here = replica.consensus().leads().is_some();
+            !replica.is_here() || replica.leads().is_some() || (!here && replica.leader().is_some())
+        }
+        self.queues.iter().all(led) && self.rows.iter().all(led)
     }
 
     #[must_use]
@@ -250,6 +272,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
                 Input::Disk(completion) => self.completed(completion, now, outputs)?,
                 Input::Tick => {}
+                Input::Received { from, envelope } => {
+                    bytes += envelope.len();
+                    self.receive(from, &envelope, now, outputs);
+                }
+                Input::Connected { node } => self.connected(node),
+                Input::Disconnected { node } => self.disconnected(node),
+                Input::Host { shard, replica } => self.host(shard, replica)?,
+                Input::ChangeMembers { shard, changes } => self.change_members(shard, &changes),
+                Input::Transfer { shard, to } => self.transfer(shard, to),
                 Input::FreeDisk { bytes } => self.store.log.set_free_disk(bytes),
                 Input::Stop => self.stop(),
             }
@@ -325,12 +356,14 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if more {
                 self.touched.insert(shard);
             }
-            let deadline = match rows_at(shard) {
-                Some(at) => self.rows[at].deadline(),
-                None => {
-                    queue_at(shard, self.options.shards).and_then(|at| self.queues[at].deadline())
-                }
+            let (deadline, alone) = match rows_at(shard) {
+                Some(at) => wishes(&self.rows[at]),
+                None => queue_at(shard, self.options.shards)
+                    .map_or((None, true), |at| wishes(&self.queues[at])),
             };
+            if !alone && self.next_tick == Some(NEVER) {
+                self.next_tick = Some(now.mono);
+            }
             match deadline {
                 Some(deadline) => self.deadlines.insert(shard, deadline),
                 None => self.deadlines.remove(&shard),
@@ -372,6 +405,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         };
         run::run(&mut self.queues[at], &mut self.store, now, &mut out)
     }
+}
+
+/// When a replica wants a step, and whether it needs no ticks.
+fn wishes<M: Machine, T: Copy>(replica: &Replica<M, T>) -> (Option<Instant>, bool) {
+    (replica.deadline(), replica.consensus().is_alone())
 }
 
 /// What to tell the one who waits for a transaction.

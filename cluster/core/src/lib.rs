@@ -10,10 +10,12 @@ pub mod consensus;
 pub mod ids;
 pub mod inbox;
 pub mod lane;
+pub mod link;
 pub mod log;
 pub mod machine;
 pub mod origin;
 pub mod origins;
+pub mod parts;
 pub mod replica;
 pub mod rows;
 #[cfg(test)]

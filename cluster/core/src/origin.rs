@@ -38,8 +38,9 @@ pub struct Origin<T> {
     /// Not numbered yet: the origin is not open.
     waiting: VecDeque<(Batch, T)>,
     unpaid: VecDeque<Unpaid<T>>,
-    /// How many of `unpaid` are on their way.
+    /// How many of `unpaid` are on their way, and how many bytes those are.
     sent: usize,
+    sent_bytes: usize,
     /// The number of the first of `unpaid` (of the next batch when there is none).
     first: Seq,
     bytes: usize,
@@ -73,6 +74,7 @@ impl<T: Copy> Origin<T> {
             waiting: VecDeque::new(),
             unpaid: VecDeque::new(),
             sent: 0,
+            sent_bytes: 0,
             first: Seq(1),
             bytes: 0,
             sent_at: Instant(0),
@@ -112,10 +114,11 @@ impl<T: Copy> Origin<T> {
         self.unpaid.push_back(Unpaid { entry, ticket });
     }
 
-    /// The next entry for the leader, if there is one; it counts as sent.
-    pub fn next_entry(&mut self, now: Now) -> Option<Bytes> {
+    /// The next entry for the leader, if there is one; it counts as sent. Beyond `window` bytes on
+    /// their way there is none.
+    pub fn next_entry(&mut self, now: Now, window: usize) -> Option<Bytes> {
         match self.state {
-            State::Closed if self.waiting.is_empty() => None,
+            State::Closed if self.waiting.is_empty() && self.unpaid.is_empty() => None,
             State::Closed => {
                 self.state = State::Opening;
                 self.sent_at = now.mono;
@@ -126,8 +129,11 @@ impl<T: Copy> Origin<T> {
                 let entry = self.unpaid.get(self.sent)?.entry.clone();
                 if self.sent == 0 {
                     self.sent_at = now.mono;
+                } else if self.sent_bytes + entry.len() > window {
+                    return None;
                 }
                 self.sent += 1;
+                self.sent_bytes += entry.len();
                 Some(entry)
             }
         }
@@ -153,7 +159,7 @@ impl<T: Copy> Origin<T> {
         let old = std::mem::take(&mut self.unpaid);
         self.state = State::Open(origin);
         self.first = Seq(1);
-        self.sent = 0;
+        (self.sent, self.sent_bytes) = (0, 0);
         self.resends = 0;
         for unpaid in old {
             let again = renumbered(&unpaid.entry);
@@ -171,7 +177,10 @@ impl<T: Copy> Origin<T> {
         }
         let paid = self.unpaid.pop_front()?;
         self.first.0 += 1;
-        self.sent = self.sent.saturating_sub(1);
+        if self.sent > 0 {
+            self.sent -= 1;
+            self.sent_bytes -= paid.entry.len();
+        }
         self.bytes -= paid.entry.len();
         self.sent_at = now.mono;
         self.resends = 0;
@@ -186,6 +195,15 @@ impl<T: Copy> Origin<T> {
         }
     }
 
+    /// The shard does not have `origin` open: if it is ours, a new one is opened, and what is
+    /// unpaid is numbered anew there.
+    pub fn closed(&mut self, origin: OriginId) {
+        if self.state == State::Open(origin) {
+            self.lost();
+            self.state = State::Closed;
+        }
+    }
+
     /// Whose stream it is.
     #[must_use]
     pub fn node(&self) -> NodeId {
@@ -194,7 +212,7 @@ impl<T: Copy> Origin<T> {
 
     /// The leader is lost, or misses a number: all that is unpaid goes again.
     pub fn lost(&mut self) {
-        self.sent = 0;
+        (self.sent, self.sent_bytes) = (0, 0);
         if self.state == State::Opening {
             self.state = State::Closed;
         }
@@ -257,7 +275,7 @@ mod tests {
     }
 
     fn sent(origin: &mut Origin<u32>, now: Now) -> Vec<(Kind, u64, u64, u64)> {
-        let entries = std::iter::from_fn(|| origin.next_entry(now));
+        let entries = std::iter::from_fn(|| origin.next_entry(now, usize::MAX));
         let header = |entry: Bytes| Header::decode(&entry).expect("sealed");
         let short = |it: Header| (it.kind, it.origin.0, it.seq.0, it.paid.0);
         entries.map(header).map(short).collect()
@@ -309,12 +327,40 @@ mod tests {
         sent(&mut origin, at(0));
         assert_eq!(origin.outcome(OriginId(7), Seq(1), at(0)), Some(1));
         origin.opened(OriginId(8), Time(0));
-        let again = origin.next_entry(at(1)).expect("unpaid");
+        let again = origin.next_entry(at(1), usize::MAX).expect("unpaid");
         let header = Header::decode(&again).expect("sealed");
         assert_eq!((header.origin, header.seq), (OriginId(8), Seq(1)));
         assert_eq!((header.commands, &again[HEADER_BYTES..]), (1, &b"b"[..]));
         assert_eq!(origin.outcome(OriginId(7), Seq(2), at(1)), None);
         assert_eq!(origin.outcome(OriginId(8), Seq(1), at(1)), Some(2));
+    }
+
+    #[test]
+    fn a_window_holds_entries_back_but_never_the_first() {
+        let mut origin = origin();
+        assert!(origin.push(batch(b"a"), 1, Time(0)));
+        assert!(origin.push(batch(b"b"), 2, Time(0)));
+        sent(&mut origin, at(0));
+        origin.opened(OriginId(7), Time(0));
+        assert!(origin.next_entry(at(0), 1).is_some());
+        assert_eq!(origin.next_entry(at(0), 1), None);
+        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), Some(1));
+        assert!(origin.next_entry(at(1), 1).is_some());
+    }
+
+    #[test]
+    fn a_closed_origin_is_opened_again_with_what_was_unpaid() {
+        let mut origin = origin();
+        assert!(origin.push(batch(b"a"), 1, Time(0)));
+        sent(&mut origin, at(0));
+        origin.opened(OriginId(7), Time(0));
+        sent(&mut origin, at(0));
+        origin.closed(OriginId(6));
+        assert!(sent(&mut origin, at(1)).is_empty(), "not ours");
+        origin.closed(OriginId(7));
+        assert_eq!(sent(&mut origin, at(1)), [(Kind::Open, 9, 0, 0)]);
+        origin.opened(OriginId(8), Time(0));
+        assert_eq!(sent(&mut origin, at(2)), [(Kind::Numbered, 8, 1, 1)]);
     }
 
     #[test]

@@ -67,6 +67,12 @@ impl Origins {
         self.open.retain(|_, open| open.node != node);
     }
 
+    /// Whose origin it is, while it is open.
+    #[must_use]
+    pub fn node(&self, origin: OriginId) -> Option<NodeId> {
+        self.open.get(&origin).map(|open| open.node)
+    }
+
     /// Judges a numbered batch; outcomes below `paid` are forgotten.
     pub fn judge(&mut self, origin: OriginId, seq: Seq, paid: Seq) -> Verdict {
         let Some(open) = self.open.get_mut(&origin) else {

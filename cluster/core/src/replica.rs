@@ -7,6 +7,7 @@
 //! - a batch of this node's own stream is answered once.
 
 pub mod head;
+mod peers;
 mod state;
 
 use std::collections::VecDeque;
@@ -15,7 +16,9 @@ use bytes::Bytes;
 
 use crate::batch::{Batch, Header, Kind, Outcome};
 use crate::consensus::{Consensus, Entry, EntryKind, Ready};
-use crate::ids::{Index, Instant, Now, OriginId, Place, Seq, ShardId, Term, Time};
+use crate::ids::{Index, Instant, NodeId, Now, OriginId, Place, Seq, ShardId};
+use crate::ids::{Term, Time};
+use crate::link::{Mail, Parcel};
 use crate::log::View;
 use crate::machine::{CheckpointWriter, Context, Machine, Malformed};
 use crate::origin::Origin;
@@ -33,6 +36,7 @@ pub(crate) struct Turn<'a, E> {
     pub(crate) now: Now,
     pub(crate) bodies: View<'a>,
     pub(crate) effects: &'a mut Vec<E>,
+    pub(crate) mail: &'a mut Mail,
     /// Set while this shard's checkpoint is being written.
     pub(crate) checkpoint: Option<&'a mut dyn CheckpointWriter>,
 }
@@ -63,6 +67,14 @@ pub(crate) struct Replica<M: Machine, T> {
     company: bool,
     /// The term that the machine was told to lead.
     leads: Option<Term>,
+    /// The newest leader that another node told of.
+    told: Option<(Term, NodeId)>,
+    /// Where this node's stream goes.
+    streams_to: Option<(Term, NodeId)>,
+    /// The lease had run out when the machine was last flushed.
+    lapsed: bool,
+    /// Bytes applied since the log last said how far entries are agreed on.
+    unrecorded_bytes: u64,
     /// Something happened to the machine since its last flush.
     touched: bool,
 }
@@ -81,6 +93,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             urgent: false,
             company: false,
             leads: None,
+            told: None,
+            streams_to: None,
+            lapsed: false,
+            unrecorded_bytes: 0,
             touched: false,
         }
     }
@@ -112,8 +128,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// What the first chunk of a checkpoint says about this replica.
     pub(crate) fn head(&self) -> Head {
+        let consensus = &self.consensus;
         self.state
-            .head(self.consensus.hard(), self.consensus.members())
+            .head(consensus.replica(), consensus.hard(), consensus.members())
     }
 
     /// Takes a batch of this node; false when too much is unanswered.
@@ -144,19 +161,21 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// Proposes what waits: what the machine is in a hurry with, as batches that came later may
     /// build on it (the first messages of a new queue); batches of this node's stream; the rest
-    /// of what the machine gathered.
+    /// of what the machine gathered. Where another node leads, the stream goes there.
     /// Returns whether consensus has something to do.
-    pub(crate) fn pump(&mut self, now: Now) -> bool {
+    pub(crate) fn pump(&mut self, now: Now, mail: &mut Mail) -> bool {
         self.origin.expire(now.mono);
-        let mut any = false;
-        if self.consensus.leads().is_some() {
-            any |= self.propose_urgent(now);
-            while let Some(entry) = self.origin.next_entry(now) {
-                any |= self.propose(entry);
-            }
-            if self.proposals_are_due(now.mono) {
-                any |= self.propose_gathered(now);
-            }
+        self.aim();
+        if self.consensus.leads().is_none() {
+            self.stream(now, mail);
+            return false;
+        }
+        let mut any = self.propose_urgent(now);
+        while let Some(entry) = self.origin.next_entry(now, usize::MAX) {
+            any |= self.propose(entry);
+        }
+        if self.proposals_are_due(now.mono) {
+            any |= self.propose_gathered(now);
         }
         any
     }
@@ -258,6 +277,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let applied = self.with_state(turn, |state, context| {
             state.apply_at(entry, appended.place, context)
         })?;
+        self.unrecorded_bytes += entry.data.len() as u64;
         self.consensus.applied(entry.index);
         if entry.kind != EntryKind::Normal {
             self.consensus
@@ -287,16 +307,37 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 if node == self.origin.node() {
                     let time = self.next_time(turn.now);
                     self.origin.opened(origin, time);
+                } else {
+                    self.tell(node, &Parcel::Opened { origin }, turn);
                 }
                 None
             }
             Applied::Outcome {
+                node,
                 origin,
                 seq,
                 outcome,
-            } => self.outcome(origin, seq, outcome, turn.now),
-            Applied::Gap { origin } => {
-                self.origin.gap(origin);
+            } => {
+                if node == self.origin.node() {
+                    return self.outcome(origin, seq, outcome, turn.now);
+                }
+                // Rows are answered where they are applied, so that whoever asked sees them.
+                if !self.shard().is_rows() {
+                    let outcome = Parcel::Outcome {
+                        origin,
+                        seq,
+                        outcome,
+                    };
+                    self.tell(node, &outcome, turn);
+                }
+                None
+            }
+            Applied::Gap { node, origin } => {
+                if node == self.origin.node() {
+                    self.origin.gap(origin);
+                } else {
+                    self.tell(node, &Parcel::Again { origin }, turn);
+                }
                 None
             }
             Applied::Nothing => None,
@@ -336,10 +377,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             return false;
         }
         self.leads = None;
+        self.lapsed = false;
         self.proposals = Batch::default();
         self.proposals_since = None;
         self.urgent = false;
-        self.origin.lost();
         self.with(turn, |machine, context| machine.follow(context));
         true
     }
@@ -347,6 +388,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// Flushes the machine if something happened to it or its time has come.
     pub(crate) fn flush(&mut self, turn: &mut Turn<'_, M::Effect>) {
         let due = |deadline: Instant| deadline <= turn.now.mono;
+        let acts = self.leads.is_none() || turn.now.mono < self.consensus.lease_until();
+        self.touched |= acts && self.lapsed;
+        self.lapsed = !acts;
         if self.touched || self.machine().deadline().is_some_and(due) {
             self.with(turn, |machine, context| machine.flush(context));
             self.touched = false;
@@ -389,7 +433,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let checkpoint = writer.map(|writer| &mut **writer as &mut dyn CheckpointWriter);
         let mut context = Context {
             now: turn.now,
-            leads: self.leads,
+            leads: self
+                .leads
+                .filter(|_| turn.now.mono < self.consensus.lease_until()),
             bodies: &mut turn.bodies,
             effects: turn.effects,
             proposals: &mut self.proposals,

@@ -24,15 +24,20 @@ impl Bodies for NoBodies {
 /// builds to come must read. `UPDATE_EXPECT=1` writes it anew (with a new version number only).
 pub(crate) fn fixture(name: &str, bytes: &[u8]) -> Vec<u8> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let path = path.join(name);
     if option_env!("UPDATE_EXPECT").is_some() {
         let lines = bytes.chunks(32).map(|line| {
             let digits = line.iter().map(|byte| format!("{byte:02x}"));
             digits.collect::<String>() + "\n"
         });
-        update(&path, &lines.collect::<String>());
+        update(&path.join(name), &lines.collect::<String>());
     }
-    let text = std::fs::read_to_string(&path).expect("the fixture is in the tree");
+    recorded(name)
+}
+
+/// The bytes of a fixture that an earlier build wrote.
+pub(crate) fn recorded(name: &str) -> Vec<u8> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let text = std::fs::read_to_string(path.join(name)).expect("the fixture is in the tree");
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     let byte = |pair: &[u8]| {
         let pair = std::str::from_utf8(pair).expect("hexadecimal digits");

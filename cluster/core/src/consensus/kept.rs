@@ -1,21 +1,40 @@
 //! The entries that raft-rs may still ask for, and where they begin.
 //!
-//! Indexes ascend without gaps from `base` (exclusive), the last entry that is forgotten.
+//! Always holds:
+//! - indexes ascend without gaps from `base` (exclusive), the last entry that is forgotten;
+//! - `bytes` is the sum of what is kept;
+//! - a snapshot's content travels by another way (the lane's transfer): the library is given one
+//!   only once its receiver has it.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft::prelude::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use super::{Members, Start};
-use crate::ids::Index;
+use super::{Members, SnapshotOf, Start};
+use crate::ids::{Index, ReplicaId};
+
+/// Bytes of applied entries kept in any case, for a peer that is a little behind.
+const KEPT_BYTES_MIN: u64 = 2 << 20;
+/// And at most, while a peer lacks them; one that is further behind gets a snapshot.
+const KEPT_BYTES_MAX: u64 = 32 << 20;
+/// What an entry costs beside its data.
+const ENTRY_BYTES: u64 = 96;
 
 pub(super) struct Kept {
     base_index: u64,
     base_term: u64,
     entries: VecDeque<Entry>,
+    bytes: u64,
     hard: HardState,
     members: ConfState,
+    /// Entries above this one are kept, for a peer that is being rebuilt.
+    pinned: Option<Index>,
+    /// Peers that the library wanted a snapshot for.
+    wants: RefCell<BTreeSet<u64>>,
+    /// What peers have on their disks, to be told to them by the library.
+    offers: BTreeMap<u64, SnapshotOf>,
 }
 
 impl Kept {
@@ -27,16 +46,18 @@ impl Kept {
             commit: start.hard.commit.0.max(index.0),
             ..HardState::default()
         };
+        let entries = start.entries.into_iter().map(super::Entry::into_raft);
+        let entries: VecDeque<Entry> = entries.collect();
         Self {
             base_index: index.0,
             base_term: term.0,
-            entries: start
-                .entries
-                .into_iter()
-                .map(super::Entry::into_raft)
-                .collect(),
+            bytes: entries.iter().map(cost).sum(),
+            entries,
             hard,
             members: start.members.into_raft(),
+            pinned: None,
+            wants: RefCell::new(BTreeSet::new()),
+            offers: BTreeMap::new(),
         }
     }
 
@@ -59,27 +80,72 @@ impl Kept {
             .at(first.index)
             .expect("an applied entry is never replaced");
         assert!(at <= self.entries.len(), "entries follow each other");
-        self.entries.truncate(at);
+        let replaced = self.entries.drain(at..).map(|entry| cost(&entry));
+        self.bytes -= replaced.sum::<u64>();
+        self.bytes += entries.iter().map(cost).sum::<u64>();
         self.entries.extend(entries);
     }
 
     /// Drops what is at or below `index`.
     pub(super) fn forget(&mut self, index: Index) {
-        while self.base_index < index.0 {
-            let Some(entry) = self.entries.pop_front() else {
-                return;
+        while self.base_index < index.0 && self.forget_first() {}
+    }
+
+    fn forget_first(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else {
+            return false;
+        };
+        self.bytes -= cost(&entry);
+        self.base_index = entry.index;
+        self.base_term = entry.term;
+        true
+    }
+
+    /// Drops of what is applied what need not be kept: `behind` is how far the last peer is.
+    pub(super) fn forget_surplus(&mut self, applied: Index, behind: Index) {
+        let pinned = self.pinned.map_or(u64::MAX, |index| index.0);
+        while self.base_index < applied.0.min(pinned) {
+            let needed = self.base_index >= behind.0;
+            let limit = if needed {
+                KEPT_BYTES_MAX
+            } else {
+                KEPT_BYTES_MIN
             };
-            self.base_index = entry.index;
-            self.base_term = entry.term;
+            if self.bytes <= limit || !self.forget_first() {
+                return;
+            }
         }
+    }
+
+    /// Everything up to the snapshot's entry is in it.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot) {
+        let metadata = snapshot.get_metadata();
+        self.base_index = metadata.index;
+        self.base_term = metadata.term;
+        self.entries.clear();
+        self.bytes = 0;
+        self.members = metadata.get_conf_state().clone();
+    }
+
+    pub(super) fn first_kept(&self) -> Index {
+        Index(self.base_index + 1)
+    }
+
+    pub(super) fn pin(&mut self, index: Option<Index>) {
+        self.pinned = index;
+    }
+
+    pub(super) fn take_wants(&mut self) -> Vec<ReplicaId> {
+        let wants = std::mem::take(self.wants.get_mut());
+        wants.into_iter().map(ReplicaId).collect()
+    }
+
+    pub(super) fn offer(&mut self, to: ReplicaId, of: SnapshotOf) {
+        self.offers.insert(to.0, of);
     }
 
     pub(super) fn set_members(&mut self, state: &ConfState) {
         self.members = state.clone();
-    }
-
-    pub(super) fn state(&self) -> &ConfState {
-        &self.members
     }
 
     pub(super) fn members(&self) -> Members {
@@ -134,10 +200,19 @@ impl Storage for Kept {
         Ok(self.last())
     }
 
-    /// Peers that are too far behind get a snapshot by another way (the lane's transfer).
-    fn snapshot(&self, _request: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(raft::Error::Store(
-            StorageError::SnapshotTemporarilyUnavailable,
-        ))
+    fn snapshot(&self, request: u64, to: u64) -> raft::Result<Snapshot> {
+        let wait = raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable);
+        match self.offers.get(&to) {
+            // One from which on entries can be sent.
+            Some(of) if of.index.0 >= request.max(self.base_index) => Ok(of.clone().into_raft()),
+            _ => {
+                self.wants.borrow_mut().insert(to);
+                Err(wait)
+            }
+        }
     }
+}
+
+fn cost(entry: &Entry) -> u64 {
+    entry.data.len() as u64 + ENTRY_BYTES
 }

@@ -28,7 +28,7 @@ fn data(entries: &[Entry]) -> Vec<(u64, &[u8])> {
 #[test]
 fn a_sole_voter_leads_at_once_and_commits_what_is_on_disk() {
     let mut sole = Consensus::new(start(1, &[1])).expect("valid");
-    assert!(sole.is_sole_voter());
+    assert!(sole.is_alone());
     assert_eq!(sole.propose(Bytes::new()), Err(Error::NotLeading));
     sole.campaign().expect("taken");
     assert_eq!(sole.leads(), Some(Term(1)));
@@ -126,6 +126,7 @@ fn an_unlogged_shard_agrees_with_itself() {
 fn settle(
     replicas: &mut BTreeMap<ReplicaId, Consensus>,
     applied: &mut BTreeMap<ReplicaId, Vec<Entry>>,
+    now: Instant,
 ) {
     loop {
         let mut messages = Vec::new();
@@ -144,7 +145,7 @@ fn settle(
         }
         for message in messages {
             let replica = replicas.get_mut(&message.to).expect("a member");
-            replica.step(&message.bytes).expect("ours");
+            let _ = replica.step(message, now);
         }
     }
 }
@@ -162,11 +163,13 @@ fn three_replicas_elect_one_and_agree() {
         })
         .collect();
     let mut applied = BTreeMap::new();
-    for _ in 0..40 {
+    let mut now = Instant(0);
+    for _ in 0..60 {
+        now = now.plus_millis(TICK_MILLIS);
         for replica in replicas.values_mut() {
-            replica.tick();
+            replica.tick(now);
         }
-        settle(&mut replicas, &mut applied);
+        settle(&mut replicas, &mut applied, now);
     }
     let leaders: Vec<_> = replicas
         .iter()
@@ -174,15 +177,20 @@ fn three_replicas_elect_one_and_agree() {
         .collect();
     assert_eq!(leaders.len(), 1);
     let leader = *leaders[0].0;
+    for (id, replica) in &replicas {
+        let lease = replica.lease_until();
+        assert_eq!(lease > now, *id == leader, "the leader alone may act");
+    }
     for text in [&b"a"[..], b"b"] {
         let leader = replicas.get_mut(&leader).expect("a member");
         leader.propose(Bytes::from_static(text)).expect("leads");
     }
     for _ in 0..4 {
+        now = now.plus_millis(TICK_MILLIS);
         for replica in replicas.values_mut() {
-            replica.tick();
+            replica.tick(now);
         }
-        settle(&mut replicas, &mut applied);
+        settle(&mut replicas, &mut applied, now);
     }
     for entries in applied.values() {
         assert_eq!(entries, &applied[&leader]);
@@ -191,10 +199,27 @@ fn three_replicas_elect_one_and_agree() {
 }
 
 #[test]
-fn a_message_that_is_none_is_an_error() {
-    let mut replica = Consensus::new(start(1, &[1, 2])).expect("valid");
-    assert!(matches!(
-        replica.step(b"\xff\xff\xff"),
-        Err(Error::Malformed(_))
-    ));
+fn no_vote_is_granted_in_the_first_election_timeout_after_a_start() {
+    let mut asker = Consensus::new(start(1, &[1, 2])).expect("valid");
+    let mut asked = Consensus::new(start(2, &[1, 2])).expect("valid");
+    asked.tick(Instant(0));
+    asker.campaign().expect("taken");
+    let timeout = u64::from(ELECTION_TICKS) * TICK_MILLIS;
+    let mut ask = |millis| {
+        let now = Instant(0).plus_millis(millis);
+        asker.campaign().expect("taken");
+        while let Some(ready) = asker.ready() {
+            asker.on_persisted(ready.number);
+            for message in ready.messages {
+                let _ = asked.step(message, now);
+            }
+        }
+        let ready = asked.ready();
+        ready.is_some_and(|ready| {
+            asked.on_persisted(ready.number);
+            asked.ready().is_some_and(|it| !it.messages.is_empty())
+        })
+    };
+    assert!(!ask(timeout - 1));
+    assert!(ask(timeout));
 }

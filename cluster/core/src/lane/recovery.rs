@@ -1,9 +1,10 @@
 //! Making a lane from what its disk holds: checkpoints, then the log behind them.
 //!
-//! A sole voter's entries are agreed on as soon as they are in its log: they are applied while
-//! they are read, and none is kept.
+//! What a replica decides alone is agreed on as soon as it is in its log: it is applied while it is
+//! read. Of one with other voters, what is behind the newest commit that the log tells of is kept
+//! until a leader says which of it counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::background::HEAD_PART;
@@ -12,7 +13,7 @@ use super::{Error, Lane, Life, Options, queue_at, rows_at};
 use crate::batch::Batch;
 use crate::checkpoint::Header;
 use crate::consensus::{Consensus, Entry, EntryKind, Hard, Members, Start};
-use crate::ids::{Index, Now, Place, ReplicaId, ShardId, Term};
+use crate::ids::{Index, NodeId, Now, Place, ReplicaId, ShardId, Term};
 use crate::log::disk::RecoveryDisk;
 use crate::log::{self, CheckpointError, Item, Log, Recovery, Relocation, View};
 use crate::machine::{Context, LiveRef, Machine, Malformed};
@@ -31,10 +32,14 @@ struct Found<M> {
 /// One shard on its way back.
 struct Shard<M> {
     state: State<M>,
+    /// The replica that this node has; `None` where it has none.
+    replica: Option<ReplicaId>,
     hard: Hard,
     members: Members,
     /// Set by the first part of a checkpoint.
     restored: Option<(Index, Term)>,
+    /// Entries that are not known to be agreed on, and where they lie.
+    open: VecDeque<(Entry, Place)>,
 }
 
 /// What a shard is told while it comes back, whatever its machine.
@@ -47,7 +52,7 @@ trait Returning {
         place: Place,
         bodies: &mut View<'_>,
     ) -> Result<(), Malformed>;
-    fn hard(&mut self, hard: Hard);
+    fn hard(&mut self, hard: Hard, bodies: &mut View<'_>) -> Result<(), Malformed>;
     fn live(&self, key: u64, ids: RangeInclusive<u64>, out: &mut Vec<LiveRef>);
     fn relocate(&mut self, relocation: &Relocation, bodies: &mut View<'_>);
 }
@@ -63,7 +68,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         machine: impl Fn(ShardId) -> M,
     ) -> Result<Self, Error> {
         let mut recovery = Recovery::open(log_options(&options), disk)?;
-        let mut found = Found::nothing(options.shards, machine);
+        let mut found = Found::nothing(&options, machine);
         for header in recovery.checkpoints() {
             found.restore(&header, &mut recovery, disk)?;
         }
@@ -91,6 +96,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             store: Store::new(log),
             touched,
             deadlines: BTreeMap::new(),
+            next_tick: None,
+            nodes: BTreeSet::new(),
             life: Life::Running,
             checkpoints_at_end: true,
             told_rows: false,
@@ -100,15 +107,16 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 }
 
 impl<M: Machine> Found<M> {
-    fn nothing(shards: u32, machine: impl Fn(ShardId) -> M) -> Self {
+    fn nothing(options: &Options, machine: impl Fn(ShardId) -> M) -> Self {
+        let shards = options.shards;
         let queues = std::iter::once(ShardId::LOCAL_QUEUES).chain((1..=shards).map(ShardId));
         let rows = [ShardId::DEFINITIONS, ShardId::LOCAL_DEFINITIONS];
         Self {
             shards,
             queues: queues
-                .map(|shard| Shard::new(shard, machine(shard)))
+                .map(|shard| Shard::new(shard, machine(shard), options))
                 .collect(),
-            rows: rows.map(|shard| Shard::new(shard, Rows::default())),
+            rows: rows.map(|shard| Shard::new(shard, Rows::default(), options)),
         }
     }
 
@@ -169,12 +177,15 @@ impl<M: Machine> Found<M> {
                     .map_err(malformed)
             }
             Item::HardState { shard, state } => {
-                self.shard(shard)?.hard(Hard {
+                let hard = Hard {
                     term: state.term,
                     vote: ReplicaId(state.vote),
                     commit: state.commit,
-                });
-                Ok(())
+                };
+                let malformed = |cause| Error::Malformed { shard, cause };
+                let returning = self.shard(shard)?;
+                let mut bodies = log.bodies(shard);
+                returning.hard(hard, &mut bodies).map_err(malformed)
             }
         }
     }
@@ -200,39 +211,106 @@ impl<M: Machine> Found<M> {
 }
 
 impl<M: Machine> Shard<M> {
-    /// A shard of which the disk has nothing: this node is its first and only member.
-    fn new(shard: ShardId, machine: M) -> Self {
-        let members = Members {
-            voters: vec![replica_of(shard)],
-            ..Members::default()
-        };
+    /// A shard of which the disk has nothing: its founders have a voter each.
+    fn new(shard: ShardId, machine: M, options: &Options) -> Self {
+        let founders = options.founders.iter();
+        let voters: Vec<_> = founders.map(|node| founding(shard, *node)).collect();
+        let here = |replica: &&ReplicaId| replica.node() == options.node;
         Self {
             state: State::new(shard, machine),
+            replica: voters.iter().find(here).copied(),
             hard: Hard::default(),
-            members,
+            members: Members {
+                voters,
+                ..Members::default()
+            },
             restored: None,
+            open: VecDeque::new(),
         }
     }
 
     fn into_replica<T: Copy>(self, options: &Options) -> Result<Replica<M, T>, Error> {
         let shard = self.state.shard();
+        let failed = |cause| Error::Consensus { shard, cause };
+        let origin = origin(options);
+        if shard.is_unlogged() {
+            return Ok(Replica::new(self.state, Consensus::unlogged(), origin));
+        }
+        let Some(replica) = self.replica else {
+            return Ok(Replica::new(self.state, Consensus::vacant(), origin));
+        };
+        let alone = self.members.is_decided_by(replica);
+        let entries = self.open.iter().map(|(entry, _)| entry.clone());
         let start = Start {
-            replica: replica_of(shard),
+            replica,
             hard: self.hard,
             members: self.members,
             applied: self.state.applied(),
-            entries: Vec::new(),
+            entries: entries.collect(),
             seed: options.seed.wrapping_add(u64::from(shard.0)),
         };
-        let consensus = if shard.is_unlogged() {
-            Ok(Consensus::unlogged())
-        } else {
-            Consensus::new(start)
-        };
-        let failed = |cause| Error::Consensus { shard, cause };
-        let mut replica = Replica::new(self.state, consensus.map_err(failed)?, origin(options));
-        replica.campaign().map_err(failed)?;
+        let consensus = Consensus::new(start).map_err(failed)?;
+        let mut replica = Replica::new(self.state, consensus, origin);
+        for (entry, place) in &self.open {
+            replica.found(entry.index, entry.term, *place);
+        }
+        if alone {
+            replica.campaign().map_err(failed)?;
+        }
         Ok(replica)
+    }
+
+    /// How far entries are agreed on, as far as the disk tells.
+    fn committed(&self) -> Index {
+        let alone = self
+            .replica
+            .is_some_and(|replica| self.members.is_decided_by(replica));
+        if alone {
+            Index(u64::MAX)
+        } else {
+            self.hard.commit
+        }
+    }
+
+    /// Applies what is agreed on.
+    fn settle(&mut self, bodies: &mut View<'_>) -> Result<(), Malformed> {
+        let agreed = |open: &mut (Entry, Place), to: Index| open.0.index <= to;
+        loop {
+            let committed = self.committed();
+            let Some((entry, place)) = self.open.pop_front_if(|open| agreed(open, committed))
+            else {
+                return Ok(());
+            };
+            let mut context = Context {
+                now: Now::default(),
+                leads: None,
+                bodies,
+                effects: &mut Vec::new(),
+                proposals: &mut Batch::default(),
+                urgent: false,
+                checkpoint: None,
+            };
+            self.state.apply_at(&entry, place, &mut context)?;
+            if entry.kind != EntryKind::Normal {
+                self.change_members(&entry)?;
+            }
+        }
+    }
+
+    /// The members after this change, as consensus reckons them.
+    fn change_members(&mut self, entry: &Entry) -> Result<(), Malformed> {
+        let refused = |_| unlike("consensus does not take a change of members");
+        let mut consensus = Consensus::new(Start {
+            replica: self.replica.unwrap_or_default(),
+            hard: Hard::default(),
+            members: self.members.clone(),
+            applied: (Index(0), Term(0)),
+            entries: Vec::new(),
+            seed: 0,
+        })
+        .map_err(refused)?;
+        self.members = consensus.change_members(entry).map_err(refused)?;
+        Ok(())
     }
 }
 
@@ -245,6 +323,7 @@ impl<M: Machine> Returning for Shard<M> {
         if head.shard != self.state.shard() {
             return Err(unlike("its head is of another shard"));
         }
+        self.replica = Some(head.replica);
         self.hard = head.hard;
         self.members = head.members.clone();
         self.restored = Some(head.applied);
@@ -265,27 +344,28 @@ impl<M: Machine> Returning for Shard<M> {
         place: Place,
         bodies: &mut View<'_>,
     ) -> Result<(), Malformed> {
-        if entry.index.0 != self.state.applied().0.0 + 1 {
+        if self.replica.is_none() {
+            return Err(unlike(
+                "an entry of a shard that this node has no replica of",
+            ));
+        }
+        let replaced = |open: &(Entry, Place)| open.0.index >= entry.index;
+        while self.open.back().is_some_and(replaced) {
+            self.open.pop_back();
+        }
+        let last = self.open.back().map(|(last, _)| last.index);
+        if entry.index.0 != last.unwrap_or(self.state.applied().0).0 + 1 {
             return Err(unlike("an entry does not follow the one before"));
         }
-        if entry.kind != EntryKind::Normal {
-            return Err(unlike("a sole voter has a change of members"));
-        }
-        let mut context = Context {
-            now: Now::default(),
-            leads: None,
-            bodies,
-            effects: &mut Vec::new(),
-            proposals: &mut Batch::default(),
-            urgent: false,
-            checkpoint: None,
-        };
-        self.state.apply_at(entry, place, &mut context)?;
-        Ok(())
+        self.open.push_back((entry.clone(), place));
+        self.settle(bodies)
     }
 
-    fn hard(&mut self, hard: Hard) {
-        self.hard = hard;
+    fn hard(&mut self, hard: Hard, bodies: &mut View<'_>) -> Result<(), Malformed> {
+        // What is written of the commit may be older than what a checkpoint says.
+        let commit = self.hard.commit.max(hard.commit);
+        self.hard = Hard { commit, ..hard };
+        self.settle(bodies)
     }
 
     fn live(&self, key: u64, ids: RangeInclusive<u64>, out: &mut Vec<LiveRef>) {
@@ -309,9 +389,10 @@ fn unlike(cause: &'static str) -> Malformed {
     }
 }
 
-/// The replica that the first node of a cluster has of a shard.
-fn replica_of(shard: ShardId) -> ReplicaId {
-    ReplicaId(u64::from(shard.0) + 1)
+/// The replica that a founder of a cluster has of a shard.
+#[must_use]
+pub fn founding(shard: ShardId, node: NodeId) -> ReplicaId {
+    ReplicaId::new(node, shard.0.wrapping_add(1))
 }
 
 fn origin<T: Copy>(options: &Options) -> Origin<T> {

@@ -4,6 +4,7 @@ use super::store::Store;
 use crate::batch::Outcome;
 use crate::consensus::Ready;
 use crate::ids::{Now, ShardId, Term};
+use crate::link::Parcel;
 use crate::machine::{Machine, Malformed};
 use crate::replica::Replica;
 
@@ -28,12 +29,12 @@ pub(super) fn run<M: Machine, T: Copy>(
     let before = replica.leads();
     let mut more = true;
     for _ in 0..ROUNDS_MAX {
-        replica.pump(now);
+        replica.pump(now, &mut store.mail);
         drain(replica, store, now, out)?;
         let mut turn = store.turn(replica.shard(), now, out.effects);
         replica.follow_if_lost(&mut turn);
         replica.flush(&mut turn);
-        more = replica.pump(now);
+        more = replica.pump(now, &mut store.mail);
         if !more {
             break;
         }
@@ -55,6 +56,10 @@ fn drain<M: Machine, T: Copy>(
 ) -> Result<(), Malformed> {
     while let Some(ready) = replica.ready() {
         append(replica, store, &ready);
+        for message in &ready.messages {
+            let parcel = Parcel::Raft(message.clone());
+            store.mail.send(message.to.node(), replica.shard(), &parcel);
+        }
         for entry in &ready.committed {
             let place = replica.next_place();
             let mut turn = store.turn(replica.shard(), now, out.effects);
@@ -79,7 +84,15 @@ fn append<M: Machine, T: Copy>(replica: &mut Replica<M, T>, store: &mut Store, r
         let place = store.append(shard, entry);
         replica.appended(entry, place);
     }
-    if ready.hard.is_some() || !ready.entries.is_empty() {
+    if !ready.entries.is_empty()
+        && let Some(hard) = replica.commit_to_record()
+    {
+        store.promise(shard, hard);
+    }
+    let writes = ready.hard.is_some() || !ready.entries.is_empty();
+    if ready.holds && !writes && !store.awaits(shard) {
+        replica.on_persisted(ready.number);
+    } else if writes || ready.holds {
         if cfg!(warren_break = "commit_without_sync") {
             replica.on_persisted(ready.number);
         } else {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::Figures;
 use crate::consensus::{Entry, Hard};
 use crate::ids::{Instant, Now, Place, ShardId};
+use crate::link::Mail;
 use crate::log::disk::Op;
 use crate::log::{HardState, Log, Position};
 use crate::machine::CheckpointWriter;
@@ -12,6 +13,8 @@ use crate::replica::Turn;
 
 pub(super) struct Store {
     pub(super) log: Log,
+    /// What goes to other nodes at the end of the step.
+    pub(super) mail: Mail,
     /// Readies that count as persisted when the log is, up to the position; in its order.
     awaited: VecDeque<Awaited>,
 }
@@ -27,6 +30,7 @@ impl Store {
     pub(super) fn new(log: Log) -> Self {
         Self {
             log,
+            mail: Mail::default(),
             awaited: VecDeque::new(),
         }
     }
@@ -43,6 +47,7 @@ impl Store {
             now,
             bodies,
             effects,
+            mail: &mut self.mail,
             checkpoint: writer.map(|writer| writer as &mut dyn CheckpointWriter),
         }
     }
@@ -75,6 +80,11 @@ impl Store {
             shard,
             number,
         });
+    }
+
+    /// Whether something of the shard waits for the disk.
+    pub(super) fn awaits(&self, shard: ShardId) -> bool {
+        self.awaited.iter().any(|awaited| awaited.shard == shard)
     }
 
     /// The next ready that is persisted now that the log is, up to `position`.

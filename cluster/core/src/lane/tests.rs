@@ -1,5 +1,6 @@
 //! A lane with a double of a machine, on a disk that answers when it is told to.
 
+mod cluster;
 mod crash;
 mod double;
 
@@ -92,7 +93,7 @@ impl Bench {
 #[test]
 fn every_shard_leads_after_one_write() {
     let bench = Bench::new();
-    assert!(bench.lane.all_lead());
+    assert!(bench.lane.all_led());
     assert_eq!(bench.outputs.roles.len(), 6);
     assert_eq!(bench.outputs.changes, [(ShardId::DEFINITIONS, Vec::new())]);
     assert!(bench.lane.machine(ShardId(3)).expect("hosted").leads);

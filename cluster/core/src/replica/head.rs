@@ -1,8 +1,8 @@
 //! The first part of a shard's checkpoint: what it holds beside the machine's chunks.
 //!
 //! Layout, little endian: version u8, shard u32, index u64, term u64, time u64; the replica's own
-//! term u64, vote u64, commit u64; members: four lists (voters, learners, outgoing, next
-//! learners) as count u16 and ids u64, then auto-leave u8; the rest is [`Origins::encode`].
+//! id u64, term u64, vote u64, commit u64; [`Members::encode`]; the rest is [`Origins::encode`].
+//! Version 1 has no id: it was written by sole voters only.
 
 use bytes::{Buf, BufMut};
 
@@ -11,7 +11,8 @@ use crate::ids::{Index, ReplicaId, ShardId, Term, Time};
 use crate::machine::Malformed;
 use crate::origins::Origins;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const VERSION_OF_SOLE_VOTERS: u8 = 1;
 const SHORT: &str = "ends too early";
 
 /// What a checkpoint is of.
@@ -21,6 +22,8 @@ pub struct Head {
     /// The last entry that is in it.
     pub applied: (Index, Term),
     pub time: Time,
+    /// Whose checkpoint it is.
+    pub replica: ReplicaId,
     pub hard: Hard,
     pub members: Members,
     pub origins: Origins,
@@ -36,20 +39,11 @@ impl Head {
         out.put_u64_le(self.applied.0.0);
         out.put_u64_le(self.applied.1.0);
         out.put_u64_le(self.time.0);
+        out.put_u64_le(self.replica.0);
         out.put_u64_le(self.hard.term.0);
         out.put_u64_le(self.hard.vote.0);
         out.put_u64_le(self.hard.commit.0);
-        let members = &self.members;
-        for ids in [
-            &members.voters,
-            &members.learners,
-            &members.outgoing,
-            &members.learners_next,
-        ] {
-            out.put_u16_le(u16::try_from(ids.len()).expect("a shard has few members"));
-            ids.iter().for_each(|id| out.put_u64_le(id.0));
-        }
-        out.put_u8(u8::from(members.auto_leave));
+        self.members.encode(&mut out);
         self.origins.encode(&mut out);
         out
     }
@@ -77,35 +71,31 @@ fn word(rest: &mut &[u8]) -> Result<u64, &'static str> {
     rest.try_get_u64_le().map_err(|_| SHORT)
 }
 
-fn ids(rest: &mut &[u8]) -> Result<Vec<ReplicaId>, &'static str> {
-    let count = rest.try_get_u16_le().map_err(|_| SHORT)?;
-    (0..count).map(|_| word(rest).map(ReplicaId)).collect()
-}
-
 /// All but the origins.
 fn fixed(rest: &mut &[u8]) -> Result<Head, &'static str> {
-    if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
+    let version = rest.try_get_u8().map_err(|_| SHORT)?;
+    if version != VERSION && version != VERSION_OF_SOLE_VOTERS {
         return Err("unknown version");
     }
     let shard = ShardId(rest.try_get_u32_le().map_err(|_| SHORT)?);
     let applied = (Index(word(rest)?), Term(word(rest)?));
     let time = Time(word(rest)?);
+    let named = match version {
+        VERSION => Some(ReplicaId(word(rest)?)),
+        _ => None,
+    };
     let hard = Hard {
         term: Term(word(rest)?),
         vote: ReplicaId(word(rest)?),
         commit: Index(word(rest)?),
     };
-    let members = Members {
-        voters: ids(rest)?,
-        learners: ids(rest)?,
-        outgoing: ids(rest)?,
-        learners_next: ids(rest)?,
-        auto_leave: rest.try_get_u8().map_err(|_| SHORT)? != 0,
-    };
+    let members = Members::decode(rest)?;
+    let sole = members.voters.first().copied().unwrap_or_default();
     Ok(Head {
         shard,
         applied,
         time,
+        replica: named.unwrap_or(sole),
         hard,
         members,
         origins: Origins::default(),
@@ -117,7 +107,7 @@ mod tests {
     use super::*;
     use crate::batch::Outcome;
     use crate::ids::{NodeId, OriginId, Seq};
-    use crate::testing::fixture;
+    use crate::testing::{fixture, recorded};
 
     fn head() -> Head {
         let mut origins = Origins::default();
@@ -127,6 +117,7 @@ mod tests {
             shard: ShardId(5),
             applied: (Index(9), Term(2)),
             time: Time(1234),
+            replica: ReplicaId(6),
             hard: Hard {
                 term: Term(3),
                 vote: ReplicaId(6),
@@ -145,9 +136,15 @@ mod tests {
 
     #[test]
     fn the_byte_form_is_that_of_the_fixture() {
-        let bytes = fixture("head_v1.hex", &head().encode());
+        let bytes = fixture("head_v2.hex", &head().encode());
         assert_eq!(Head::decode(&bytes), Ok(head()));
         assert_eq!(head().encode(), bytes);
+    }
+
+    #[test]
+    fn the_first_version_reads_as_its_first_voters() {
+        let bytes = recorded("head_v1.hex");
+        assert_eq!(Head::decode(&bytes), Ok(head()));
     }
 
     #[test]

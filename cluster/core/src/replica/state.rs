@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::head::Head;
 use crate::batch::{HEADER_BYTES, Header, Kind, Outcome};
 use crate::consensus::{Entry, EntryKind, Hard, Members};
-use crate::ids::{Index, NodeId, OriginId, Place, Seq, ShardId, Term, Time};
+use crate::ids::{Index, NodeId, OriginId, Place, ReplicaId, Seq, ShardId, Term, Time};
 use crate::machine::{ApplyMeta, Context, Machine, Malformed};
 use crate::origins::{Origins, Verdict};
 
@@ -34,12 +34,14 @@ pub(crate) enum Applied {
     },
     /// The outcome of a numbered batch, now or (when it was seen before) from an earlier time.
     Outcome {
+        node: NodeId,
         origin: OriginId,
         seq: Seq,
         outcome: Outcome,
     },
     /// Numbers of this origin are missing.
     Gap {
+        node: NodeId,
         origin: OriginId,
     },
     /// Nobody waits for it.
@@ -65,11 +67,12 @@ impl<M: Machine> State<M> {
         self.time = head.time;
     }
 
-    pub(crate) fn head(&self, hard: Hard, members: Members) -> Head {
+    pub(crate) fn head(&self, replica: ReplicaId, hard: Hard, members: Members) -> Head {
         Head {
             shard: self.shard,
             applied: self.applied,
             time: self.time,
+            replica,
             hard,
             members,
             origins: self.origins.clone(),
@@ -90,6 +93,10 @@ impl<M: Machine> State<M> {
 
     pub(crate) fn applied(&self) -> (Index, Term) {
         self.applied
+    }
+
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.origins
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -153,6 +160,9 @@ impl<M: Machine> State<M> {
         let Header {
             origin, seq, paid, ..
         } = *header;
+        let Some(node) = self.origins.node(origin) else {
+            return Ok(Applied::Nothing);
+        };
         let outcome = match self.origins.judge(origin, seq, paid) {
             Verdict::New if header.kind == Kind::Refused => {
                 self.origins.record(origin, seq, Outcome::Refused);
@@ -165,10 +175,11 @@ impl<M: Machine> State<M> {
                 Outcome::Stored
             }
             Verdict::Seen(outcome) => outcome,
-            Verdict::Gap { .. } => return Ok(Applied::Gap { origin }),
+            Verdict::Gap { .. } => return Ok(Applied::Gap { node, origin }),
             Verdict::Paid | Verdict::Closed => return Ok(Applied::Nothing),
         };
         Ok(Applied::Outcome {
+            node,
             origin,
             seq,
             outcome,
@@ -246,6 +257,7 @@ mod tests {
 
     fn outcome(origin: OriginId, seq: u64, outcome: Outcome) -> Applied {
         Applied::Outcome {
+            node: NodeId(9),
             origin,
             seq: Seq(seq),
             outcome,
@@ -269,7 +281,7 @@ mod tests {
         let committed = state.machine_mut().take_committed();
         assert_eq!(committed, Some(Committed::Yes { first }));
         let gap = apply(&mut state, Kind::Numbered, origin.0, 3, 6);
-        assert_eq!(gap, Applied::Gap { origin });
+        assert_eq!(gap, Applied::Gap { node, origin });
         let refused = apply(&mut state, Kind::Refused, origin.0, 2, 6);
         assert_eq!(refused, outcome(origin, 2, Outcome::Refused));
         let again = apply(&mut state, Kind::Numbered, origin.0, 2, 6);

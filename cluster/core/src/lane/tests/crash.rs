@@ -154,7 +154,7 @@ impl World {
 
     fn drop_some(&mut self) {
         let shard = self.shard();
-        if !self.lane.all_lead() {
+        if !self.lane.all_led() {
             return;
         }
         for _ in 0..4 {
@@ -168,7 +168,7 @@ impl World {
 
     fn read_one(&mut self) {
         let shard = self.shard();
-        if !self.lane.all_lead() {
+        if !self.lane.all_led() {
             return;
         }
         if let Some((id, _)) = self.any_id(shard) {

@@ -1,0 +1,437 @@
+//! One replica's raft: the library's node, what waits for the disk, leases, members, snapshots.
+//!
+//! Always holds:
+//! - the library's random election timeouts are replaced by ones of our own seed, so that a run
+//!   can be repeated;
+//! - a replica grants no vote in the first election timeout after its start (rule 8): it may have
+//!   answered a leader's beat before, and a lease counts on that.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use raft::prelude::{ConfChange, ConfChangeV2, EntryType, MessageType};
+use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
+
+use super::kept::Kept;
+use super::{
+    DRIFT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, HEARTBEAT_TICKS, Hard, Members, Message,
+    Ready, SnapshotOf, Start, TICK_MILLIS,
+};
+use crate::ids::{Index, Instant, ReplicaId, Term};
+
+/// Bytes of entries that one ready gives out to apply, more or less.
+const APPLY_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of entries in one message to a peer, and such messages on their way at once.
+const MESSAGE_BYTES_MAX: u64 = 512 << 10;
+const MESSAGES_MAX: usize = 64;
+/// Ticks that a peer has to answer to the snapshot that it was told of.
+const SNAPSHOT_TICKS_MAX: u32 = 2 * ELECTION_TICKS;
+
+pub(super) struct Group {
+    node: RawNode<Kept>,
+    /// Messages that wait for a ready to be on disk, by its number.
+    held: VecDeque<(u64, Vec<Message>)>,
+    /// Messages that wait no more.
+    free: Vec<Message>,
+    seed: u64,
+    /// Term and vote that went into the log last.
+    promised: (Term, ReplicaId),
+    /// The election timeout that was drawn last, in ticks.
+    drawn: usize,
+    now: Instant,
+    /// Before this no vote is granted.
+    silent_until: Option<Instant>,
+    started: bool,
+    /// The sender's clock on the leader's last heartbeat, to be sent back.
+    echo: Instant,
+    /// When the newest heartbeat was sent that a peer has answered, in the term that is led.
+    answered: BTreeMap<ReplicaId, Instant>,
+    answered_in: u64,
+    /// The lead is being given away: nothing is done as its holder any more.
+    lease_given_up: Option<u64>,
+    /// Ticks since peers were told of a snapshot.
+    telling: BTreeMap<u64, u32>,
+    /// There is nobody else. Looked at often: kept beside the members.
+    alone: bool,
+    /// See [`Group::lease_until`].
+    lease: Instant,
+}
+
+impl Group {
+    pub(super) fn new(start: Start) -> Result<Self, Error> {
+        let config = Config {
+            id: start.replica.0,
+            election_tick: ELECTION_TICKS as usize,
+            heartbeat_tick: HEARTBEAT_TICKS as usize,
+            applied: start.applied.0.0,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: MESSAGES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            max_committed_size_per_ready: APPLY_BYTES_MAX,
+            ..Config::default()
+        };
+        let seed = start.seed;
+        let promised = (start.hard.term, start.hard.vote);
+        let silent = !start.members.is_decided_by(start.replica);
+        let kept = Kept::new(start);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, kept, &logger).map_err(refused)?;
+        let mut group = Self {
+            node,
+            held: VecDeque::new(),
+            free: Vec::new(),
+            seed,
+            promised,
+            drawn: 0,
+            now: Instant(0),
+            silent_until: None,
+            started: !silent,
+            echo: Instant(0),
+            answered: BTreeMap::new(),
+            answered_in: 0,
+            lease_given_up: None,
+            telling: BTreeMap::new(),
+            alone: false,
+            lease: Instant(0),
+        };
+        group.draw_timeout();
+        group.members_changed();
+        Ok(group)
+    }
+
+    pub(super) fn id(&self) -> ReplicaId {
+        ReplicaId(self.node.raft.id)
+    }
+
+    pub(super) fn campaign(&mut self) -> Result<(), Error> {
+        let campaigned = self.node.campaign().map_err(refused);
+        self.draw_timeout();
+        self.lease = self.lease();
+        campaigned
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.set_now(now);
+        self.node.tick();
+        self.draw_timeout();
+        self.check_told();
+        self.lease = self.lease();
+    }
+
+    fn set_now(&mut self, now: Instant) {
+        self.now = now;
+        if !self.started {
+            self.started = true;
+            let millis = u64::from(ELECTION_TICKS) * TICK_MILLIS;
+            self.silent_until = Some(now.plus_millis(millis));
+        }
+    }
+
+    /// Peers that did not answer to a snapshot are asked where they stand.
+    fn check_told(&mut self) {
+        let raft = &self.node.raft;
+        let told = raft
+            .prs()
+            .iter()
+            .filter(|(_, progress)| progress.state == ProgressState::Snapshot);
+        let told: Vec<u64> = told.map(|(id, _)| *id).collect();
+        self.telling.retain(|id, _| told.contains(id));
+        for id in told {
+            let ticks = self.telling.entry(id).or_default();
+            *ticks += 1;
+            if *ticks > SNAPSHOT_TICKS_MAX {
+                *ticks = 0;
+                self.node.report_snapshot(id, SnapshotStatus::Failure);
+            }
+        }
+    }
+
+    pub(super) fn step(&mut self, message: Message, now: Instant) -> Result<(), Error> {
+        self.set_now(now);
+        let (from, term, stamp) = (message.from, message.term(), message.stamp);
+        let (beat, answer) = (message.is_heartbeat(), message.is_heartbeat_response());
+        let message = message.into_raft();
+        let asks_for_vote = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        // A leader that gives its lead away says so, and has given up its lease first.
+        let forced = !message.context.is_empty();
+        if asks_for_vote && !forced && self.silent_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        let stepped = self.node.step(message).map_err(refused);
+        self.draw_timeout();
+        let raft = &self.node.raft;
+        if beat && raft.term == term.0 {
+            self.echo = stamp;
+        }
+        if answer && raft.term == term.0 && raft.state == StateRole::Leader {
+            if self.answered_in != raft.term {
+                self.answered.clear();
+                self.answered_in = raft.term;
+            }
+            let newest = self.answered.entry(from).or_default();
+            *newest = stamp.max(*newest);
+        }
+        self.lease = self.lease();
+        stepped
+    }
+
+    fn members_changed(&mut self) {
+        self.alone = self.members().is_only(self.id());
+        self.lease = self.lease();
+    }
+
+    /// The library draws election timeouts at random; ours come from the seed.
+    fn draw_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.randomized_election_timeout() != self.drawn {
+            self.seed = splitmix(self.seed);
+            let extra = self.seed % u64::from(ELECTION_TICKS);
+            self.drawn = ELECTION_TICKS as usize + extra as usize;
+            raft.set_randomized_election_timeout(self.drawn);
+        }
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    pub(super) fn propose(&mut self, kind: EntryType, data: Bytes) -> Result<(), Error> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Error::NotLeading);
+        }
+        let mut message = raft::prelude::Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.node.raft.id;
+        let mut entry = raft::prelude::Entry {
+            data,
+            ..raft::prelude::Entry::default()
+        };
+        entry.set_entry_type(kind);
+        message.set_entries(vec![entry].into());
+        self.node.raft.step(message).map_err(refused)
+    }
+
+    /// Whether a change of members is in the log and not applied, or half way.
+    pub(super) fn changes_members(&self) -> bool {
+        self.node.raft.has_pending_conf() || !self.members().outgoing.is_empty()
+    }
+
+    pub(super) fn transfer(&mut self, to: ReplicaId) -> Result<(), Error> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Error::NotLeading);
+        }
+        self.lease_given_up = Some(self.node.raft.term);
+        self.lease = Instant(0);
+        self.node.transfer_leader(to.0);
+        Ok(())
+    }
+
+    pub(super) fn unreachable(&mut self, peer: ReplicaId) {
+        self.node.report_unreachable(peer.0);
+    }
+
+    pub(super) fn take_wants(&mut self) -> Vec<ReplicaId> {
+        let leads = self.leads().is_some();
+        let wants = self.node.mut_store().take_wants();
+        wants.into_iter().filter(|_| leads).collect()
+    }
+
+    pub(super) fn offer(&mut self, to: ReplicaId, of: SnapshotOf) {
+        self.node.mut_store().offer(to, of);
+    }
+
+    pub(super) fn first_kept(&self) -> Index {
+        self.node.store().first_kept()
+    }
+
+    pub(super) fn pin(&mut self, index: Option<Index>) {
+        self.node.mut_store().pin(index);
+    }
+
+    pub(super) fn on_persisted(&mut self, number: u64) {
+        self.node.on_persist_ready(number);
+        while self.held.front().is_some_and(|(held, _)| *held <= number) {
+            let (_, messages) = self.held.pop_front().expect("looked at above");
+            self.free.extend(messages);
+        }
+    }
+
+    pub(super) fn ready(&mut self) -> Option<Ready> {
+        if !self.node.has_ready() {
+            if self.free.is_empty() {
+                return None;
+            }
+            return Some(Ready {
+                messages: std::mem::take(&mut self.free),
+                ..Ready::default()
+            });
+        }
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        let mut messages = std::mem::take(&mut self.free);
+        let now = ready.take_messages();
+        messages.extend(now.into_iter().map(|message| self.stamped(message)));
+        let held = ready.take_persisted_messages();
+        let holds = !held.is_empty() || !ready.snapshot().is_empty();
+        if !held.is_empty() {
+            let held = held.into_iter().map(|message| self.stamped(message));
+            let held = held.collect();
+            self.held.push_back((number, held));
+        }
+        let hard = ready.hs().map(Hard::of);
+        let hard = hard.filter(|hard| self.promised != (hard.term, hard.vote));
+        if let Some(hard) = hard {
+            self.promised = (hard.term, hard.vote);
+        }
+        if !ready.snapshot().is_empty() {
+            let snapshot = ready.snapshot().clone();
+            self.node.mut_store().restore(&snapshot);
+            self.members_changed();
+        }
+        let committed = ready.take_committed_entries();
+        let entries = ready.take_entries();
+        let out = Ready {
+            number,
+            hard,
+            entries: entries.iter().map(Entry::of).collect(),
+            messages,
+            committed: committed.iter().map(Entry::of).collect(),
+            holds,
+        };
+        self.node.mut_store().append(entries);
+        self.node.advance_append_async(ready);
+        Some(out)
+    }
+
+    fn stamped(&self, message: raft::prelude::Message) -> Message {
+        let mut message = Message::of(message);
+        if message.is_heartbeat() {
+            message.stamp = self.now;
+        } else if message.is_heartbeat_response() {
+            message.stamp = self.echo;
+        }
+        message
+    }
+
+    pub(super) fn applied(&mut self, index: Index) {
+        self.node.advance_apply_to(index.0);
+        let alone = self.is_alone();
+        let behind = if self.node.raft.state == StateRole::Leader {
+            let progress = self.node.raft.prs().iter();
+            let matched = progress.map(|(_, progress)| progress.matched).min();
+            Index(matched.unwrap_or(index.0))
+        } else {
+            index
+        };
+        let store = self.node.mut_store();
+        if alone {
+            store.forget(index);
+        } else {
+            store.forget_surplus(index, behind);
+        }
+    }
+
+    pub(super) fn change_members(&mut self, entry: &Entry) -> Result<Members, Error> {
+        use protobuf::Message as _;
+        let malformed = |error: protobuf::ProtobufError| Error::Malformed(error.to_string());
+        let state = match entry.kind {
+            EntryKind::Normal => {
+                return Err(Error::Malformed("not a change of members".into()));
+            }
+            EntryKind::MemberChange => {
+                let change = ConfChange::parse_from_bytes(&entry.data).map_err(malformed)?;
+                self.node.apply_conf_change(&change)
+            }
+            EntryKind::MembersChange => {
+                let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(malformed)?;
+                self.node.apply_conf_change(&change)
+            }
+        };
+        let state = state.map_err(refused)?;
+        self.node.mut_store().set_members(&state);
+        self.members_changed();
+        Ok(Members::of(&state))
+    }
+
+    pub(super) fn leads(&self) -> Option<Term> {
+        let raft = &self.node.raft;
+        (raft.state == StateRole::Leader).then_some(Term(raft.term))
+    }
+
+    pub(super) fn leader(&self) -> Option<(Term, ReplicaId)> {
+        let raft = &self.node.raft;
+        (raft.leader_id != 0).then_some((Term(raft.term), ReplicaId(raft.leader_id)))
+    }
+
+    pub(super) fn lease_until(&self) -> Instant {
+        self.lease
+    }
+
+    fn lease(&self) -> Instant {
+        let members = self.members();
+        if members.is_decided_by(self.id()) {
+            return Instant(u64::MAX);
+        }
+        let term = self.node.raft.term;
+        if self.leads().is_none() || self.lease_given_up == Some(term) {
+            return Instant(0);
+        }
+        let of = |voters: &[ReplicaId]| {
+            let mut answered: Vec<Instant> =
+                voters.iter().map(|it| self.answered_by(*it)).collect();
+            answered.sort_unstable();
+            // As many as a majority have answered this one or a newer one.
+            answered.get((voters.len().max(1) - 1) / 2).copied()
+        };
+        let newest = of(&members.voters).unwrap_or_default();
+        let outgoing = of(&members.outgoing).unwrap_or(newest);
+        let answered = newest.min(outgoing);
+        if answered == Instant(0) {
+            return answered;
+        }
+        let millis = u64::from(ELECTION_TICKS) * TICK_MILLIS - DRIFT_MILLIS;
+        answered.plus_millis(millis)
+    }
+
+    fn answered_by(&self, voter: ReplicaId) -> Instant {
+        if voter == self.id() {
+            return Instant(u64::MAX);
+        }
+        if self.answered_in != self.node.raft.term {
+            return Instant(0);
+        }
+        self.answered.get(&voter).copied().unwrap_or_default()
+    }
+
+    pub(super) fn matched(&self, peer: ReplicaId) -> Option<Index> {
+        self.leads()?;
+        let progress = self.node.raft.prs().get(peer.0)?;
+        Some(Index(progress.matched))
+    }
+
+    pub(super) fn hard(&self) -> Hard {
+        Hard::of(&self.node.raft.hard_state())
+    }
+
+    pub(super) fn members(&self) -> Members {
+        self.node.store().members()
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value
+fn refused(error: raft::Error) -> Error {
+    Error::Refused(error.to_string())
+}
+
+/// The next number of a fixed sequence that looks random.
+fn splitmix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,325 @@
+//! What nodes send each other about their shards, and its byte form.
+//!
+//! An envelope is a version byte and then parcels, each with its length in front. Parcels of one
+//! class between two nodes keep their order or are lost; every kind of them can be sent again.
+//!
+//! Layout of a parcel, little endian: length u32 of the rest, kind u8, shard u32, then by kind:
+//! a replica's message; an entry; or words u64.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::batch::Outcome;
+use crate::consensus::Message;
+use crate::ids::{NodeId, OriginId, Seq, ShardId, Term};
+use crate::machine::Malformed;
+use crate::parts::{Parts, detached};
+
+/// The version that this build writes.
+pub const VERSION: u8 = 1;
+/// Bytes of an envelope, but for one that holds a single larger parcel.
+pub const ENVELOPE_BYTES_MAX: usize = 1 << 20;
+
+const RAFT: u8 = 1;
+const PROPOSE: u8 = 2;
+const OPENED: u8 = 3;
+const OUTCOME: u8 = 4;
+const AGAIN: u8 = 5;
+const CLOSED: u8 = 6;
+const LEADER: u8 = 7;
+
+/// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Class {
+    Control,
+    Data,
+}
+
+/// One thing that a node tells another about a shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Parcel {
+    /// Between two replicas.
+    Raft(Message),
+    /// An entry of the sender's stream, for the shard's leader to put into its log.
+    Propose(Bytes),
+    /// The shard opened the receiver's origin.
+    Opened { origin: OriginId },
+    /// What came of a batch of the receiver's origin.
+    Outcome {
+        origin: OriginId,
+        seq: Seq,
+        outcome: Outcome,
+    },
+    /// Numbers before one that came are missing: all that is unpaid is to be sent again.
+    Again { origin: OriginId },
+    /// The receiver's origin is not open in the shard (any more): it opens a new one.
+    Closed { origin: OriginId },
+    /// Who leads the shard, in which term, as far as the sender knows.
+    Leader { node: NodeId, term: Term },
+}
+
+impl Parcel {
+    /// The connection that it takes.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Raft(message) if !message.is_urgent() => Class::Data,
+            Self::Propose(_) => Class::Data,
+            _ => Class::Control,
+        }
+    }
+
+    fn encode(&self, shard: ShardId, out: &mut Parts) {
+        let mut body = Parts::default();
+        let head = body.open();
+        head.put_u8(self.kind());
+        head.put_u32_le(shard.0);
+        match self {
+            Self::Raft(message) => message.encode(&mut body),
+            Self::Propose(entry) => body.attach(entry),
+            Self::Opened { origin } | Self::Again { origin } | Self::Closed { origin } => {
+                head.put_u64_le(origin.0);
+            }
+            Self::Outcome {
+                origin,
+                seq,
+                outcome,
+            } => {
+                head.put_u64_le(origin.0);
+                head.put_u64_le(seq.0);
+                head.put_u8(match outcome {
+                    Outcome::Stored => 0,
+                    Outcome::Refused => 1,
+                });
+            }
+            Self::Leader { node, term } => {
+                head.put_u64_le(node.0);
+                head.put_u64_le(term.0);
+            }
+        }
+        let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
+        out.open().put_u32_le(length);
+        for piece in body.take() {
+            out.attach(&piece);
+        }
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Raft(_) => RAFT,
+            Self::Propose(_) => PROPOSE,
+            Self::Opened { .. } => OPENED,
+            Self::Outcome { .. } => OUTCOME,
+            Self::Again { .. } => AGAIN,
+            Self::Closed { .. } => CLOSED,
+            Self::Leader { .. } => LEADER,
+        }
+    }
+
+    fn decode(mut rest: Bytes, whole: usize) -> Result<(ShardId, Self), &'static str> {
+        let kind = rest.try_get_u8().map_err(|_| SHORT)?;
+        let shard = ShardId(rest.try_get_u32_le().map_err(|_| SHORT)?);
+        let word = |rest: &mut Bytes| rest.try_get_u64_le().map_err(|_| SHORT);
+        let parcel = match kind {
+            RAFT => {
+                let message = Message::decode(&rest, whole).map_err(|malformed| malformed.cause)?;
+                rest.clear();
+                Self::Raft(message)
+            }
+            PROPOSE => Self::Propose(detached(std::mem::take(&mut rest), whole)),
+            OPENED | AGAIN | CLOSED => {
+                let origin = OriginId(word(&mut rest)?);
+                match kind {
+                    OPENED => Self::Opened { origin },
+                    AGAIN => Self::Again { origin },
+                    _ => Self::Closed { origin },
+                }
+            }
+            OUTCOME => Self::Outcome {
+                origin: OriginId(word(&mut rest)?),
+                seq: Seq(word(&mut rest)?),
+                outcome: match rest.try_get_u8() {
+                    Ok(0) => Outcome::Stored,
+                    Ok(1) => Outcome::Refused,
+                    Ok(_) => return Err("an unknown outcome"),
+                    Err(_) => return Err(SHORT),
+                },
+            },
+            LEADER => Self::Leader {
+                node: NodeId(word(&mut rest)?),
+                term: Term(word(&mut rest)?),
+            },
+            _ => return Err("a parcel of unknown kind"),
+        };
+        if rest.is_empty() {
+            Ok((shard, parcel))
+        } else {
+            Err("something follows a parcel's end")
+        }
+    }
+}
+
+const SHORT: &str = "ends too early";
+
+/// Reads an envelope; entries are slices of it.
+///
+/// # Errors
+/// Bytes that no node of this version sends. What stood before the bad parcel is not given.
+pub fn open(envelope: &Bytes) -> Result<Vec<(ShardId, Parcel)>, Malformed> {
+    let mut rest = envelope.clone();
+    let read = open_all(&mut rest);
+    read.map_err(|cause| Malformed {
+        what: "envelope of a node",
+        at: envelope.len() - rest.len(),
+        cause,
+    })
+}
+
+fn open_all(rest: &mut Bytes) -> Result<Vec<(ShardId, Parcel)>, &'static str> {
+    if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
+        return Err("unknown version");
+    }
+    let whole = rest.len();
+    let mut parcels = Vec::new();
+    while !rest.is_empty() {
+        let length = rest.try_get_u32_le().map_err(|_| SHORT)? as usize;
+        if rest.len() < length {
+            return Err(SHORT);
+        }
+        parcels.push(Parcel::decode(rest.split_to(length), whole)?);
+    }
+    Ok(parcels)
+}
+
+/// An envelope on its way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    pub to: NodeId,
+    pub class: Class,
+    /// In order; what is large is by reference.
+    pub parts: Vec<Bytes>,
+}
+
+/// What a step of a lane has for other nodes, gathered by node and class.
+#[derive(Debug, Default)]
+pub struct Mail {
+    open: BTreeMap<(NodeId, Class), Parts>,
+    full: Vec<Envelope>,
+}
+
+impl Mail {
+    /// Adds a parcel.
+    pub fn send(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
+        let class = parcel.class();
+        let parts = self.open.entry((to, class)).or_default();
+        if parts.is_empty() {
+            parts.open().put_u8(VERSION);
+        }
+        parcel.encode(shard, parts);
+        if parts.len() >= ENVELOPE_BYTES_MAX / 2 {
+            let parts = parts.take();
+            self.full.push(Envelope { to, class, parts });
+        }
+    }
+
+    /// All envelopes; leaves nothing.
+    pub fn take(&mut self, out: &mut Vec<Envelope>) {
+        out.append(&mut self.full);
+        for ((to, class), mut parts) in std::mem::take(&mut self.open) {
+            if !parts.is_empty() {
+                let parts = parts.take();
+                out.push(Envelope { to, class, parts });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parcels() -> Vec<(ShardId, Parcel)> {
+        let origin = OriginId(7);
+        let outcome = |outcome| Parcel::Outcome {
+            origin,
+            seq: Seq(3),
+            outcome,
+        };
+        [
+            Parcel::Propose(Bytes::from(vec![5; 5000])),
+            Parcel::Propose(Bytes::from_static(b"entry")),
+            Parcel::Opened { origin },
+            outcome(Outcome::Stored),
+            outcome(Outcome::Refused),
+            Parcel::Again { origin },
+            Parcel::Closed { origin },
+            Parcel::Leader {
+                node: NodeId(2),
+                term: Term(9),
+            },
+        ]
+        .into_iter()
+        .enumerate()
+        .map(|(shard, parcel)| (ShardId(shard as u32), parcel))
+        .collect()
+    }
+
+    fn joined(envelope: &Envelope) -> Bytes {
+        envelope.parts.concat().into()
+    }
+
+    #[test]
+    fn parcels_read_back_by_node_and_class() {
+        let mut mail = Mail::default();
+        for (shard, parcel) in parcels() {
+            mail.send(NodeId(2), shard, &parcel);
+            mail.send(NodeId(3), shard, &parcel);
+        }
+        let mut envelopes = Vec::new();
+        mail.take(&mut envelopes);
+        assert_eq!(envelopes.len(), 4);
+        for envelope in &envelopes {
+            let all = parcels().into_iter();
+            let expected: Vec<_> = all.filter(|(_, it)| it.class() == envelope.class).collect();
+            assert_eq!(open(&joined(envelope)), Ok(expected));
+        }
+        mail.take(&mut envelopes);
+        assert_eq!(envelopes.len(), 4, "nothing is left");
+    }
+
+    #[test]
+    fn envelopes_stay_small() {
+        let mut mail = Mail::default();
+        let entry = Bytes::from(vec![1; 300 << 10]);
+        for _ in 0..9 {
+            mail.send(NodeId(2), ShardId(1), &Parcel::Propose(entry.clone()));
+        }
+        let mut envelopes = Vec::new();
+        mail.take(&mut envelopes);
+        assert!(envelopes.len() > 3);
+        for envelope in envelopes {
+            assert!(joined(&envelope).len() <= ENVELOPE_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_unknown_is_refused() {
+        let mut mail = Mail::default();
+        for (shard, parcel) in parcels() {
+            mail.send(NodeId(2), shard, &parcel);
+        }
+        let mut envelopes = Vec::new();
+        mail.take(&mut envelopes);
+        for envelope in envelopes {
+            let whole = joined(&envelope);
+            let parcels = open(&whole).expect("whole").len();
+            for cut in 0..whole.len() {
+                let read = open(&whole.slice(..cut));
+                assert!(read.is_err() || read.is_ok_and(|it| it.len() < parcels));
+            }
+        }
+        assert!(open(&Bytes::from_static(&[9])).is_err());
+        assert!(open(&Bytes::from_static(&[1, 5, 0, 0, 0, 99, 0, 0, 0, 0])).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! Bytes on their way to a peer: small things side by side in one buffer, large ones by reference.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// From this length on bytes are attached by reference instead of being copied.
+const ATTACH_BYTES_MIN: usize = 2048;
+
+/// A piece of a buffer of `whole` bytes, to be kept: by reference only when it is a good part of
+/// it (rule 14: what is kept must not keep much more alive).
+#[must_use]
+pub fn detached(piece: Bytes, whole: usize) -> Bytes {
+    if piece.len() * 4 < whole {
+        return Bytes::copy_from_slice(&piece);
+    }
+    piece
+}
+
+/// What is being put together.
+#[derive(Debug, Default)]
+pub struct Parts {
+    done: Vec<Bytes>,
+    open: BytesMut,
+    len: usize,
+}
+
+impl Parts {
+    /// Where small things are written.
+    pub fn open(&mut self) -> &mut BytesMut {
+        &mut self.open
+    }
+
+    /// Appends bytes: by reference when they are many.
+    pub fn attach(&mut self, bytes: &Bytes) {
+        if bytes.len() < ATTACH_BYTES_MIN {
+            self.open.put_slice(bytes);
+            return;
+        }
+        self.close();
+        self.len += bytes.len();
+        self.done.push(bytes.clone());
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.len += self.open.len();
+            self.done.push(self.open.split().freeze());
+        }
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len + self.open.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of it, in order; leaves this empty.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        self.close();
+        self.len = 0;
+        std::mem::take(&mut self.done)
+    }
+
+    /// All of it in one piece.
+    #[must_use]
+    pub fn into_bytes(mut self) -> Bytes {
+        let parts = self.take();
+        match <[Bytes; 1]>::try_from(parts) {
+            Ok([one]) => one,
+            Err(parts) => parts.concat().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pieces_go_by_reference_and_keep_their_place() {
+        let large = Bytes::from(vec![7; ATTACH_BYTES_MIN]);
+        let mut parts = Parts::default();
+        parts.open().put_slice(b"head");
+        parts.attach(&Bytes::from_static(b"small"));
+        parts.attach(&large);
+        parts.open().put_slice(b"tail");
+        assert_eq!(parts.len(), 4 + 5 + ATTACH_BYTES_MIN + 4);
+        let pieces = parts.take();
+        assert_eq!(&pieces[0][..], b"headsmall");
+        assert_eq!(pieces[1].as_ptr(), large.as_ptr());
+        assert_eq!(&pieces[2][..], b"tail");
+        assert!(parts.is_empty());
+    }
+}

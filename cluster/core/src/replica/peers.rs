@@ -1,0 +1,219 @@
+//! A replica among its peers: what other nodes say, where this node's stream goes.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Appended, Replica, Turn};
+use crate::batch::{Batch, Header, Kind, Outcome};
+use crate::consensus::{Consensus, Error, Hard, Message, Start};
+use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Term};
+use crate::link::{Mail, Parcel};
+use crate::machine::Machine;
+
+/// Bytes of this node's stream that may be on their way to another node.
+const WINDOW_BYTES: usize = 8 << 20;
+/// A clock that is further off than this (in milliseconds) does not stamp entries.
+const SKEW_MILLIS_MAX: u64 = 500;
+/// Bytes applied after which the log is told how far entries are agreed on.
+const RECORD_BYTES: u64 = 1 << 20;
+
+impl<M: Machine, T: Copy> Replica<M, T> {
+    /// Whether this node has a replica of the shard.
+    pub(crate) fn is_here(&self) -> bool {
+        !self.consensus.is_vacant()
+    }
+
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.consensus.replica()
+    }
+
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    pub(crate) fn consensus_mut(&mut self) -> &mut Consensus {
+        &mut self.consensus
+    }
+
+    /// Becomes the replica `id`, without a past: whoever leads makes it a learner and gives it
+    /// the shard's state. Only where there was none.
+    ///
+    /// # Errors
+    /// The consensus library's own.
+    pub(crate) fn host(&mut self, id: ReplicaId, seed: u64) -> Result<(), Error> {
+        if self.is_here() {
+            return Err(Error::Refused("there is a replica here".into()));
+        }
+        self.consensus = Consensus::new(Start {
+            replica: id,
+            hard: Hard::default(),
+            members: crate::consensus::Members::default(),
+            applied: (Index(0), Term(0)),
+            entries: Vec::new(),
+            seed,
+        })?;
+        Ok(())
+    }
+
+    /// An entry of the log that is not known to be agreed on: found there at the start.
+    pub(crate) fn found(&mut self, index: Index, term: Term, place: Place) {
+        self.appended.push_back(Appended { index, term, place });
+    }
+
+    /// Who leads, and in which term, from what this replica knows and what it was told.
+    pub(crate) fn leader(&self) -> Option<(Term, NodeId)> {
+        if let Some(term) = self.consensus.leads() {
+            return Some((term, self.origin.node()));
+        }
+        let known = self.consensus.leader();
+        let known = known.map(|(term, replica)| (term, replica.node()));
+        // Terms are compared first: news of a later term count more than what is known here.
+        known
+            .max(self.told)
+            .filter(|(_, node)| *node != self.origin.node())
+    }
+
+    /// Sends the stream to whoever leads now: all that is unpaid, when that is somebody else.
+    pub(super) fn aim(&mut self) {
+        let leader = self.leader();
+        if leader != self.streams_to && leader.is_some() {
+            self.streams_to = leader;
+            self.origin.lost();
+        }
+    }
+
+    pub(super) fn stream(&mut self, now: Now, mail: &mut Mail) {
+        let Some((_, node)) = self.leader() else {
+            return;
+        };
+        while let Some(entry) = self.origin.next_entry(now, WINDOW_BYTES) {
+            mail.send(node, self.shard(), &Parcel::Propose(entry));
+        }
+    }
+
+    pub(super) fn tell(&self, node: NodeId, parcel: &Parcel, turn: &mut Turn<'_, M::Effect>) {
+        if self.consensus.leads().is_some() {
+            turn.mail.send(node, self.shard(), parcel);
+        }
+    }
+
+    /// A node came (back): what went to it may be lost.
+    pub(crate) fn connected(&mut self, node: NodeId, mail: &mut Mail) {
+        if self.streams_to.is_some_and(|(_, to)| to == node) {
+            self.origin.lost();
+        }
+        if let Some(term) = self.leads {
+            let leader = self.origin.node();
+            mail.send(node, self.shard(), &Parcel::Leader { node: leader, term });
+        }
+    }
+
+    /// The way to a node is lost.
+    pub(crate) fn disconnected(&mut self, node: NodeId) {
+        let peer = self.consensus.members().on(node);
+        if let Some(peer) = peer.filter(|_| self.consensus.leads().is_some()) {
+            self.consensus.unreachable(peer);
+        }
+    }
+
+    /// Takes what another node sent. Gives the ticket and outcome when it settles a batch of this
+    /// node. `has_room`: whether the log takes batches.
+    pub(crate) fn receive(
+        &mut self,
+        from: NodeId,
+        parcel: Parcel,
+        now: Now,
+        has_room: bool,
+        mail: &mut Mail,
+    ) -> Option<(T, Outcome)> {
+        match parcel {
+            Parcel::Raft(message) => self.step(from, message, now.mono),
+            Parcel::Propose(entry) => self.propose_of(from, entry, now, has_room, mail),
+            Parcel::Opened { origin } => {
+                let time = self.next_time(now);
+                self.origin.opened(origin, time);
+            }
+            Parcel::Outcome {
+                origin,
+                seq,
+                outcome,
+            } => return self.outcome(origin, seq, outcome, now),
+            Parcel::Again { origin } => self.origin.gap(origin),
+            Parcel::Closed { origin } => self.origin.closed(origin),
+            Parcel::Leader { node, term } => self.told = self.told.max(Some((term, node))),
+        }
+        None
+    }
+
+    fn step(&mut self, from: NodeId, message: Message, now: Instant) {
+        if message.to != self.id() || message.from.node() != from {
+            return;
+        }
+        // The library takes a snapshot's word for it that its content is here.
+        let of = message.snapshot().map(|of| (of.index, of.term));
+        if of.is_some_and(|of| of != self.applied()) {
+            return;
+        }
+        // What the library refuses is late or foreign: nobody waits for an answer.
+        let _ = self.consensus.step(message, now);
+    }
+
+    /// An entry of another node's stream.
+    fn propose_of(
+        &mut self,
+        from: NodeId,
+        entry: Bytes,
+        now: Now,
+        has_room: bool,
+        mail: &mut Mail,
+    ) {
+        let shard = self.shard();
+        if self.consensus.leads().is_none() {
+            if let Some((term, node)) = self.leader() {
+                mail.send(from, shard, &Parcel::Leader { node, term });
+            }
+            return;
+        }
+        let Ok(header) = Header::decode(&entry) else {
+            return;
+        };
+        let origin = header.origin;
+        match header.kind {
+            Kind::Open if origin.0 == from.0 => {}
+            Kind::Numbered if self.state.origins().node(origin) == Some(from) => {}
+            // Before the first entry of the term is applied, what is open may not be known yet.
+            Kind::Numbered if self.leads.is_none() => {}
+            Kind::Numbered => {
+                mail.send(from, shard, &Parcel::Closed { origin });
+                return;
+            }
+            _ => return,
+        }
+        let skew = now.wall.0.abs_diff(header.time.0);
+        let entry = if header.kind == Kind::Numbered && !has_room {
+            Batch::default().seal(Header {
+                kind: Kind::Refused,
+                time: self.next_time(now),
+                ..header
+            })
+        } else if skew > SKEW_MILLIS_MAX {
+            let mut bytes = BytesMut::from(&entry[..]);
+            let time = self.next_time(now);
+            let header = Header { time, ..header };
+            bytes[..crate::batch::HEADER_BYTES].copy_from_slice(&header.encode());
+            bytes.freeze()
+        } else {
+            entry
+        };
+        self.propose(entry);
+    }
+
+    /// What the log is told of how far entries are agreed on, when it is worth it: the next start
+    /// then need not keep them all in memory until a leader says so.
+    pub(crate) fn commit_to_record(&mut self) -> Option<Hard> {
+        if self.unrecorded_bytes < RECORD_BYTES || self.consensus.is_alone() {
+            return None;
+        }
+        self.unrecorded_bytes = 0;
+        Some(self.consensus.hard())
+    }
+}
