@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as Clock};
 use bytes::BytesMut;
 use warren_broker_core::ids::SessionId;
 use warren_broker_core::session::SessionOptions;
-use warren_cluster_core::ids::{Instant, NodeId, Now, Time};
+use warren_cluster_core::ids::{self, Instant, NodeId, Now, Time};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane;
 use warren_cluster_core::log::sim::SimDisk;
@@ -61,7 +61,7 @@ impl Stand {
         let options = Options {
             lane: lane::Options {
                 segment_bytes: 4 << 20,
-                ..lane::Options::new(NodeId(1), 1)
+                ..lane::Options::new(NodeId(1), ids::Life(1), 1)
             },
             session: Arc::new(SessionOptions::default()),
         };

@@ -21,7 +21,8 @@ pub enum Kind {
     Numbered = 1,
     /// Commands of the shard's leader itself, not numbered: each is idempotent.
     Leader = 2,
-    /// Opens an origin for a node and closes that node's earlier ones. No commands.
+    /// Opens an origin for a node and closes those of that node's earlier lives. No commands; its
+    /// number is the life's.
     Open = 3,
     /// A numbered batch that the leader refused; recorded so that its number has an outcome.
     Refused = 4,
@@ -79,11 +80,6 @@ impl Batch {
         let mut bytes = BytesMut::with_capacity(HEADER_BYTES + capacity);
         bytes.resize(HEADER_BYTES, 0);
         Self { bytes, commands: 0 }
-    }
-
-    /// The bytes of a sealed entry, to be sealed again with another header.
-    pub(crate) fn from_parts(bytes: BytesMut, commands: u32) -> Self {
-        Self { bytes, commands }
     }
 
     /// Appends one command that `write` encodes.

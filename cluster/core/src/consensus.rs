@@ -117,6 +117,9 @@ pub struct Ready {
     /// Messages wait for this ready though it may have nothing to write: it counts as on disk
     /// when all that came before it is.
     pub holds: bool,
+    /// The log was replaced by the snapshot that this replica has: what was appended to it and is
+    /// not applied is gone.
+    pub restored: bool,
 }
 
 /// Why a proposal or a message was not taken.

@@ -28,6 +28,11 @@ id!(
     ShardId(u32)
 );
 id!(
+    /// One run of a node's process: drawn when it starts, never 0. Lets a shard tell a request to
+    /// open an origin that was sent twice from one of the node's next life.
+    Life(u64)
+);
+id!(
     /// One copy of a shard; never reused within the shard, also when a node is rebuilt. The
     /// upper half is the node that has it, the lower half a number of its own.
     ReplicaId(u64)
@@ -102,6 +107,9 @@ impl ShardId {
 }
 
 impl SegmentId {
+    /// No segment: what lies there is gone everywhere, and whoever refers to it will hear so.
+    pub const NOWHERE: Self = Self(0);
+
     const SURVIVOR: u32 = 1 << 31;
     const MEMORY: u32 = 1 << 30;
 

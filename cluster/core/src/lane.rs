@@ -11,17 +11,19 @@
 //! - an idle lane has no deadline.
 
 mod background;
+mod install;
 mod peers;
 mod recovery;
 mod run;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::batch::{Batch, Outcome};
-use crate::ids::{Instant, NodeId, Now, ShardId};
+use crate::ids::{Instant, Life, NodeId, Now, ShardId};
 use crate::inbox::{Input, Outputs};
 use crate::log::disk::{DiskError, Op};
 use crate::machine::{Machine, Malformed};
@@ -31,8 +33,10 @@ use crate::rows::{Committed, Rows, Transaction};
 pub use peers::ShardStatus;
 pub use recovery::founding;
 
+use install::Installing;
 use run::Out;
 use store::Store;
+use transfer::Sending;
 
 /// Inputs that one step takes.
 const STEP_INPUTS_MAX: usize = 1024;
@@ -46,6 +50,10 @@ const NEVER: Instant = Instant(u64::MAX);
 #[derive(Clone, Debug)]
 pub struct Options {
     pub node: NodeId,
+    /// This run of the node's process; drawn at random.
+    pub life: Life,
+    /// The identity of the log: no other folder's files have it.
+    pub log: u64,
     /// Queue shards: 1 to this number.
     pub shards: u32,
     /// The nodes that have a voter of every shard before there is anything on their disks: the
@@ -69,6 +77,8 @@ pub struct Options {
     pub last_checkpoint_bytes_min: u64,
     /// Bytes of a checkpoint that one step writes, more or less.
     pub checkpoint_step_bytes: usize,
+    /// Bytes a second that a replica which is being rebuilt takes in.
+    pub transfer_bytes_per_second: u64,
 }
 
 /// Why a lane cannot go on: the process ends.
@@ -111,7 +121,11 @@ pub struct Lane<M: Machine, T> {
     next_tick: Option<Instant>,
     /// Nodes that there is a way to.
     nodes: BTreeSet<NodeId>,
-    life: Life,
+    /// Peers' replicas that are being rebuilt from this node's.
+    sending: BTreeMap<ShardId, Sending>,
+    /// The replica of this node that is being rebuilt.
+    installing: Option<Installing<M>>,
+    course: Course,
     /// Whether the end is worth checkpoints: not after one has failed.
     checkpoints_at_end: bool,
     /// Rows are told once, all of them, before anything else.
@@ -119,7 +133,7 @@ pub struct Lane<M: Machine, T> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Life {
+enum Course {
     Running,
     /// Nothing is taken any more; what is under way is finished, then checkpoints are written.
     Stopping,
@@ -129,9 +143,11 @@ enum Life {
 impl Options {
     /// The defaults.
     #[must_use]
-    pub fn new(node: NodeId, shards: u32) -> Self {
+    pub fn new(node: NodeId, life: Life, shards: u32) -> Self {
         Self {
             node,
+            life,
+            log: node.0,
             shards,
             founders: vec![node],
             seed: node.0,
@@ -144,6 +160,7 @@ impl Options {
             checkpoint_bytes_min: 16 << 20,
             last_checkpoint_bytes_min: 1 << 20,
             checkpoint_step_bytes: 256 << 10,
+            transfer_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -168,6 +185,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.take_deadlines(now.mono);
         self.move_shards(now, outputs)?;
         self.tell_roles(outputs);
+        self.send_transfers(now.mono);
+        self.go_on_installing(now, outputs);
         let more = self.work_in_background(outputs);
         self.store.submit(now.mono, ops);
         self.take_events(now, outputs);
@@ -180,7 +199,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub fn deadline(&self) -> Option<Instant> {
         let shards = self.deadlines.values().min().copied();
         let tick = self.next_tick.filter(|tick| *tick != NEVER);
-        [shards, self.store.log.deadline(), tick]
+        let transfer = self.transfer_deadline();
+        let install = self.install_deadline();
+        [shards, self.store.log.deadline(), tick, transfer, install]
             .into_iter()
             .flatten()
             .min()
@@ -294,7 +315,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return false;
         };
         let room = shard.is_unlogged() || self.has_room_for(&batch);
-        if self.life != Life::Running || !room {
+        if self.course != Course::Running || !room {
             return false;
         }
         self.touched.insert(shard);
@@ -314,7 +335,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let Some(at) = rows_at(shard) else {
             return false;
         };
-        if self.life != Life::Running {
+        if self.course != Course::Running {
             return false;
         }
         let mut batch = Batch::new(transaction.encoded_len());
@@ -356,6 +377,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if more {
                 self.touched.insert(shard);
             }
+            self.begin_transfer(shard, now.mono);
             let (deadline, alone) = match rows_at(shard) {
                 Some(at) => wishes(&self.rows[at]),
                 None => queue_at(shard, self.options.shards)

@@ -6,15 +6,18 @@
 //! Layout of a parcel, little endian: length u32 of the rest, kind u8, shard u32, then by kind:
 //! a replica's message; an entry; or words u64.
 
+mod transfer;
+
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::batch::Outcome;
 use crate::consensus::Message;
-use crate::ids::{NodeId, OriginId, Seq, ShardId, Term};
+use crate::ids::{Life, NodeId, OriginId, Seq, ShardId, Term};
 use crate::machine::Malformed;
 use crate::parts::{Parts, detached};
+pub use transfer::{About, BodyOf, Transfer};
 
 /// The version that this build writes.
 pub const VERSION: u8 = 1;
@@ -28,6 +31,7 @@ const OUTCOME: u8 = 4;
 const AGAIN: u8 = 5;
 const CLOSED: u8 = 6;
 const LEADER: u8 = 7;
+const TRANSFER: u8 = 8;
 
 /// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,8 +47,8 @@ pub enum Parcel {
     Raft(Message),
     /// An entry of the sender's stream, for the shard's leader to put into its log.
     Propose(Bytes),
-    /// The shard opened the receiver's origin.
-    Opened { origin: OriginId },
+    /// The shard opened an origin of the receiver's life.
+    Opened { origin: OriginId, life: Life },
     /// What came of a batch of the receiver's origin.
     Outcome {
         origin: OriginId,
@@ -57,6 +61,8 @@ pub enum Parcel {
     Closed { origin: OriginId },
     /// Who leads the shard, in which term, as far as the sender knows.
     Leader { node: NodeId, term: Term },
+    /// A replica is being rebuilt.
+    Transfer(Transfer),
 }
 
 impl Parcel {
@@ -66,6 +72,7 @@ impl Parcel {
         match self {
             Self::Raft(message) if !message.is_urgent() => Class::Data,
             Self::Propose(_) => Class::Data,
+            Self::Transfer(transfer) if transfer.is_bulk() => Class::Data,
             _ => Class::Control,
         }
     }
@@ -78,9 +85,11 @@ impl Parcel {
         match self {
             Self::Raft(message) => message.encode(&mut body),
             Self::Propose(entry) => body.attach(entry),
-            Self::Opened { origin } | Self::Again { origin } | Self::Closed { origin } => {
+            Self::Opened { origin, life } => {
                 head.put_u64_le(origin.0);
+                head.put_u64_le(life.0);
             }
+            Self::Again { origin } | Self::Closed { origin } => head.put_u64_le(origin.0),
             Self::Outcome {
                 origin,
                 seq,
@@ -97,6 +106,7 @@ impl Parcel {
                 head.put_u64_le(node.0);
                 head.put_u64_le(term.0);
             }
+            Self::Transfer(transfer) => transfer.encode(&mut body),
         }
         let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
         out.open().put_u32_le(length);
@@ -114,6 +124,7 @@ impl Parcel {
             Self::Again { .. } => AGAIN,
             Self::Closed { .. } => CLOSED,
             Self::Leader { .. } => LEADER,
+            Self::Transfer(_) => TRANSFER,
         }
     }
 
@@ -131,7 +142,10 @@ impl Parcel {
             OPENED | AGAIN | CLOSED => {
                 let origin = OriginId(word(&mut rest)?);
                 match kind {
-                    OPENED => Self::Opened { origin },
+                    OPENED => Self::Opened {
+                        origin,
+                        life: Life(word(&mut rest)?),
+                    },
                     AGAIN => Self::Again { origin },
                     _ => Self::Closed { origin },
                 }
@@ -150,6 +164,7 @@ impl Parcel {
                 node: NodeId(word(&mut rest)?),
                 term: Term(word(&mut rest)?),
             },
+            TRANSFER => Self::Transfer(Transfer::decode(&mut rest, whole)?),
             _ => return Err("a parcel of unknown kind"),
         };
         if rest.is_empty() {
@@ -249,7 +264,10 @@ mod tests {
         [
             Parcel::Propose(Bytes::from(vec![5; 5000])),
             Parcel::Propose(Bytes::from_static(b"entry")),
-            Parcel::Opened { origin },
+            Parcel::Opened {
+                origin,
+                life: Life(4),
+            },
             outcome(Outcome::Stored),
             outcome(Outcome::Refused),
             Parcel::Again { origin },
@@ -260,9 +278,39 @@ mod tests {
             },
         ]
         .into_iter()
+        .chain(transfers())
         .enumerate()
         .map(|(shard, parcel)| (ShardId(shard as u32), parcel))
         .collect()
+    }
+
+    fn transfers() -> impl Iterator<Item = Parcel> {
+        let body = |id| BodyOf { key: 3, id, len: 4 };
+        let all = [
+            About::Offer { bytes: 9000 },
+            About::Pull { offset: 77 },
+            About::Chunk {
+                offset: 77,
+                bytes: Bytes::from(vec![1; 3000]),
+            },
+            About::PullBodies(vec![body(1), body(2), body(3)]),
+            About::Bodies {
+                first: body(1),
+                bodies: vec![Some(Bytes::from_static(b"body")), None, Some(Bytes::new())],
+            },
+            About::Installed {
+                term: Term(4),
+                members: crate::consensus::Members::default(),
+            },
+        ];
+        all.into_iter().map(|about| {
+            Parcel::Transfer(Transfer {
+                replica: crate::ids::ReplicaId(5),
+                index: crate::ids::Index(8),
+                number: 3,
+                about,
+            })
+        })
     }
 
     fn joined(envelope: &Envelope) -> Bytes {

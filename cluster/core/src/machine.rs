@@ -91,6 +91,11 @@ pub trait Machine {
     /// What a driver carries out.
     type Effect;
 
+    /// A machine made like this one, without a past.
+    fn blank(&self) -> Self
+    where
+        Self: Sized;
+
     /// Applies the commands of one entry.
     ///
     /// # Errors
@@ -137,11 +142,14 @@ pub trait Machine {
     /// A chunk that this build cannot read.
     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed>;
 
-    /// All chunks are in: calls `Bodies::retain` for every reference held.
+    /// All chunks are in.
     ///
     /// # Errors
     /// Chunks that do not make a whole.
-    fn restored(&mut self, bodies: &mut dyn Bodies) -> Result<(), Malformed>;
+    fn restored(&mut self) -> Result<(), Malformed>;
+
+    /// Calls `Bodies::retain` for every reference held.
+    fn retain_all(&self, bodies: &mut dyn Bodies);
 
     /// The references under `key` with an id in `ids`, into `out`.
     fn live(&self, key: u64, ids: std::ops::RangeInclusive<u64>, out: &mut Vec<LiveRef>);

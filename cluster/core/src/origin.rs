@@ -1,8 +1,9 @@
 //! A node's numbered stream of batches into one shard: the sender's side (rule 2).
 //!
 //! Batches wait until the origin is open, are numbered and kept until their outcome is known,
-//! and are sent again, in order, after a leader was lost or did not answer in time. Nothing here
-//! knows where the leader is: [`Origin::next_entry`] gives what it should get next.
+//! and are sent again under their numbers, in order, after a leader was lost or did not answer in
+//! time. Nothing here knows where the leader is: [`Origin::next_entry`] gives what it should get
+//! next.
 //!
 //! Always holds:
 //! - numbers ascend without gaps, and what is unpaid is in the order of its numbers;
@@ -11,10 +12,10 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::batch::{Batch, HEADER_BYTES, Header, Kind};
-use crate::ids::{Instant, NodeId, Now, OriginId, Seq, Time};
+use crate::ids::{Instant, Life, NodeId, Now, OriginId, Seq, Time};
 
 /// Batches that may wait for their outcome: half of what a shard remembers.
 const UNPAID_MAX: usize = crate::origins::UNPAID_MAX / 2;
@@ -23,6 +24,7 @@ const UNPAID_MAX: usize = crate::origins::UNPAID_MAX / 2;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     pub node: NodeId,
+    pub life: Life,
     /// Bytes of batches that may wait for their outcome; more are refused. Sessions' credit keeps
     /// the sum far below.
     pub unpaid_bytes_limit: usize,
@@ -48,6 +50,8 @@ pub struct Origin<T> {
     sent_at: Instant,
     /// How often what is on its way was sent again without an answer.
     resends: u32,
+    /// The newest of ours that the shard had closed.
+    closed: OriginId,
 }
 
 #[derive(Debug)]
@@ -79,6 +83,7 @@ impl<T: Copy> Origin<T> {
             bytes: 0,
             sent_at: Instant(0),
             resends: 0,
+            closed: OriginId(0),
         }
     }
 
@@ -118,7 +123,7 @@ impl<T: Copy> Origin<T> {
     /// their way there is none.
     pub fn next_entry(&mut self, now: Now, window: usize) -> Option<Bytes> {
         match self.state {
-            State::Closed if self.waiting.is_empty() && self.unpaid.is_empty() => None,
+            State::Closed if self.waiting.is_empty() => None,
             State::Closed => {
                 self.state = State::Opening;
                 self.sent_at = now.mono;
@@ -144,27 +149,23 @@ impl<T: Copy> Origin<T> {
             kind: Kind::Open,
             commands: 0,
             origin: OriginId(self.options.node.0),
-            seq: Seq(0),
+            seq: Seq(self.options.life.0),
             paid: Seq(0),
             time,
         })
     }
 
-    /// The shard opened this node's origin. An earlier one of ours is closed by that: what is
-    /// still unpaid of it had no effect and never will, and is numbered anew.
-    pub fn opened(&mut self, origin: OriginId, time: Time) {
-        if self.state == State::Open(origin) {
+    /// The shard opened an origin of this node's life `life`. News of an earlier life, or of an
+    /// origin that was closed since, are late and mean nothing.
+    pub fn opened(&mut self, origin: OriginId, life: Life, time: Time) {
+        let open = matches!(self.state, State::Open(_));
+        if open || life != self.options.life || origin <= self.closed {
             return;
         }
-        let old = std::mem::take(&mut self.unpaid);
         self.state = State::Open(origin);
         self.first = Seq(1);
         (self.sent, self.sent_bytes) = (0, 0);
         self.resends = 0;
-        for unpaid in old {
-            let again = renumbered(&unpaid.entry);
-            self.number(origin, again, unpaid.ticket, time);
-        }
         for (batch, ticket) in std::mem::take(&mut self.waiting) {
             self.number(origin, batch, ticket, time);
         }
@@ -195,12 +196,27 @@ impl<T: Copy> Origin<T> {
         }
     }
 
-    /// The shard does not have `origin` open: if it is ours, a new one is opened, and what is
-    /// unpaid is numbered anew there.
-    pub fn closed(&mut self, origin: OriginId) {
-        if self.state == State::Open(origin) {
-            self.lost();
-            self.state = State::Closed;
+    /// The shard does not have `origin` open (any more): this node was removed. If it is ours,
+    /// what is unpaid of it may have been stored or not and is never sent again; gives those who
+    /// wait for it.
+    pub fn closed(&mut self, origin: OriginId) -> Vec<T> {
+        if self.state != State::Open(origin) {
+            return Vec::new();
+        }
+        self.lost();
+        self.state = State::Closed;
+        self.closed = origin;
+        let unpaid = std::mem::take(&mut self.unpaid);
+        self.bytes -= unpaid.iter().map(|it| it.entry.len()).sum::<usize>();
+        unpaid.into_iter().map(|it| it.ticket).collect()
+    }
+
+    /// The origin that is open and the first number of it without an outcome.
+    #[must_use]
+    pub fn standing(&self) -> Option<(OriginId, Seq)> {
+        match self.state {
+            State::Open(origin) => Some((origin, self.first)),
+            State::Closed | State::Opening => None,
         }
     }
 
@@ -241,14 +257,6 @@ impl<T: Copy> Origin<T> {
     }
 }
 
-/// The commands of an entry as a batch that has no number yet.
-fn renumbered(entry: &Bytes) -> Batch {
-    let header = Header::decode(entry).expect("sealed by this stream");
-    let mut bytes = BytesMut::with_capacity(entry.len());
-    bytes.extend_from_slice(entry);
-    Batch::from_parts(bytes, header.commands)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +264,7 @@ mod tests {
     fn origin() -> Origin<u32> {
         Origin::new(Options {
             node: NodeId(9),
+            life: Life(5),
             unpaid_bytes_limit: 200,
             resend_after_millis: 100,
         })
@@ -286,8 +295,10 @@ mod tests {
         let mut origin = origin();
         assert!(origin.push(batch(b"a"), 1, Time(0)));
         assert!(origin.push(batch(b"b"), 2, Time(0)));
-        assert_eq!(sent(&mut origin, at(0)), [(Kind::Open, 9, 0, 0)]);
-        origin.opened(OriginId(7), Time(0));
+        assert_eq!(sent(&mut origin, at(0)), [(Kind::Open, 9, 5, 0)]);
+        origin.opened(OriginId(6), Life(4), Time(0));
+        assert!(sent(&mut origin, at(0)).is_empty(), "an earlier life's");
+        origin.opened(OriginId(7), Life(5), Time(0));
         let both = [(Kind::Numbered, 7, 1, 1), (Kind::Numbered, 7, 2, 1)];
         assert_eq!(sent(&mut origin, at(0)), both);
         assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), Some(1));
@@ -303,36 +314,18 @@ mod tests {
         let mut origin = origin();
         assert_eq!(origin.deadline(), None);
         assert!(origin.push(batch(b"a"), 1, Time(0)));
-        let open = [(Kind::Open, 9, 0, 0)];
+        let open = [(Kind::Open, 9, 5, 0)];
         assert_eq!(sent(&mut origin, at(0)), open);
         origin.expire(at(99).mono);
         assert!(sent(&mut origin, at(99)).is_empty());
         origin.expire(at(100).mono);
         assert_eq!(sent(&mut origin, at(100)), open);
         assert_eq!(origin.deadline(), Some(at(300).mono));
-        origin.opened(OriginId(7), Time(0));
+        origin.opened(OriginId(7), Life(5), Time(0));
         let batch = [(Kind::Numbered, 7, 1, 1)];
         assert_eq!(sent(&mut origin, at(300)), batch);
         origin.lost();
         assert_eq!(sent(&mut origin, at(301)), batch);
-    }
-
-    #[test]
-    fn what_a_closed_origin_left_unpaid_is_numbered_anew() {
-        let mut origin = origin();
-        assert!(origin.push(batch(b"a"), 1, Time(0)));
-        assert!(origin.push(batch(b"b"), 2, Time(0)));
-        sent(&mut origin, at(0));
-        origin.opened(OriginId(7), Time(0));
-        sent(&mut origin, at(0));
-        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(0)), Some(1));
-        origin.opened(OriginId(8), Time(0));
-        let again = origin.next_entry(at(1), usize::MAX).expect("unpaid");
-        let header = Header::decode(&again).expect("sealed");
-        assert_eq!((header.origin, header.seq), (OriginId(8), Seq(1)));
-        assert_eq!((header.commands, &again[HEADER_BYTES..]), (1, &b"b"[..]));
-        assert_eq!(origin.outcome(OriginId(7), Seq(2), at(1)), None);
-        assert_eq!(origin.outcome(OriginId(8), Seq(1), at(1)), Some(2));
     }
 
     #[test]
@@ -341,7 +334,7 @@ mod tests {
         assert!(origin.push(batch(b"a"), 1, Time(0)));
         assert!(origin.push(batch(b"b"), 2, Time(0)));
         sent(&mut origin, at(0));
-        origin.opened(OriginId(7), Time(0));
+        origin.opened(OriginId(7), Life(5), Time(0));
         assert!(origin.next_entry(at(0), 1).is_some());
         assert_eq!(origin.next_entry(at(0), 1), None);
         assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), Some(1));
@@ -349,18 +342,24 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_origin_is_opened_again_with_what_was_unpaid() {
+    fn what_a_closed_origin_left_unpaid_is_never_sent_again() {
         let mut origin = origin();
         assert!(origin.push(batch(b"a"), 1, Time(0)));
         sent(&mut origin, at(0));
-        origin.opened(OriginId(7), Time(0));
+        origin.opened(OriginId(7), Life(5), Time(0));
         sent(&mut origin, at(0));
-        origin.closed(OriginId(6));
-        assert!(sent(&mut origin, at(1)).is_empty(), "not ours");
-        origin.closed(OriginId(7));
-        assert_eq!(sent(&mut origin, at(1)), [(Kind::Open, 9, 0, 0)]);
-        origin.opened(OriginId(8), Time(0));
+        assert!(origin.closed(OriginId(6)).is_empty(), "not ours");
+        assert_eq!(origin.closed(OriginId(7)), [1]);
+        assert_eq!(origin.bytes(), 0);
+        assert!(origin.push(batch(b"b"), 2, Time(0)));
+        assert_eq!(sent(&mut origin, at(1)), [(Kind::Open, 9, 5, 0)]);
+        origin.opened(OriginId(7), Life(5), Time(0));
+        assert!(sent(&mut origin, at(2)).is_empty(), "late news");
+        origin.opened(OriginId(8), Life(5), Time(0));
         assert_eq!(sent(&mut origin, at(2)), [(Kind::Numbered, 8, 1, 1)]);
+        origin.opened(OriginId(9), Life(5), Time(0));
+        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(3)), None);
+        assert_eq!(origin.outcome(OriginId(8), Seq(1), at(3)), Some(2));
     }
 
     #[test]
@@ -369,7 +368,7 @@ mod tests {
         assert!(origin.push(batch(&[0; 500]), 1, Time(0)));
         assert!(!origin.push(batch(b"b"), 2, Time(0)));
         sent(&mut origin, at(0));
-        origin.opened(OriginId(7), Time(0));
+        origin.opened(OriginId(7), Life(5), Time(0));
         assert_eq!(origin.outcome(OriginId(7), Seq(1), at(0)), Some(1));
         assert!(origin.push(batch(b"b"), 2, Time(0)));
     }

@@ -10,13 +10,15 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Buf, BufMut};
 
 use crate::batch::Outcome;
-use crate::ids::{Index, NodeId, OriginId, Seq};
+use crate::ids::{Index, Life, NodeId, OriginId, Seq};
 use crate::machine::Malformed;
 
 /// Outcomes of one origin that may be unpaid at once; its sender stays far below.
 pub const UNPAID_MAX: usize = 1 << 16;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without lives.
+const VERSION_1: u8 = 1;
 
 /// All origins that are open in a shard.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,6 +29,7 @@ pub struct Origins {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Open {
     node: NodeId,
+    life: Life,
     /// The first number whose outcome is remembered.
     paid: Seq,
     /// Outcomes from `paid` on, without gaps.
@@ -49,12 +52,20 @@ pub enum Verdict {
 }
 
 impl Origins {
-    /// Opens an origin by the entry at `index` and closes the node's earlier one.
-    pub fn open(&mut self, node: NodeId, index: Index) -> OriginId {
+    /// Opens an origin by the entry at `index` and closes the node's earlier one. The same life
+    /// that asks again gets what it has: the first answer may have been lost.
+    pub fn open(&mut self, node: NodeId, life: Life, index: Index) -> OriginId {
+        let has = |(_, open): &(&OriginId, &Open)| open.node == node && open.life == life;
+        if life != Life(0)
+            && let Some((origin, _)) = self.open.iter().find(has)
+        {
+            return *origin;
+        }
         self.close(node);
         let origin = OriginId(index.0);
         let open = Open {
             node,
+            life,
             paid: Seq(1),
             outcomes: VecDeque::new(),
         };
@@ -65,6 +76,16 @@ impl Origins {
     /// Closes what a node has open: it restarted, or was removed.
     pub fn close(&mut self, node: NodeId) {
         self.open.retain(|_, open| open.node != node);
+    }
+
+    /// The outcomes from this number on that the origin has, while it is open.
+    pub fn outcomes(&self, origin: OriginId, from: Seq) -> impl Iterator<Item = Outcome> + '_ {
+        let open = self.open.get(&origin);
+        open.into_iter().flat_map(move |open| {
+            let skipped = from.0.saturating_sub(open.paid.0);
+            let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+            open.outcomes.iter().skip(skipped).copied()
+        })
     }
 
     /// Whose origin it is, while it is open.
@@ -119,13 +140,15 @@ impl Origins {
     }
 
     /// Appends the byte form that a checkpoint holds. Little endian: version u8, count u32, then
-    /// for each origin: id u64, node u64, paid u64, outcomes u32, one byte for each.
+    /// for each origin: id u64, node u64, life u64 (not in version 1), paid u64, outcomes u32, one
+    /// byte for each.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(VERSION);
         out.put_u32_le(u32::try_from(self.open.len()).expect("one origin a node"));
         for (origin, open) in &self.open {
             out.put_u64_le(origin.0);
             out.put_u64_le(open.node.0);
+            out.put_u64_le(open.life.0);
             out.put_u64_le(open.paid.0);
             out.put_u32_le(u32::try_from(open.outcomes.len()).expect("at most UNPAID_MAX"));
             out.extend(open.outcomes.iter().map(|outcome| match outcome {
@@ -163,13 +186,18 @@ impl Open {
 
 fn read(rest: &mut &[u8]) -> Result<Origins, &'static str> {
     const SHORT: &str = "ends too early";
-    if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
+    let version = rest.try_get_u8().map_err(|_| SHORT)?;
+    if version != VERSION && version != VERSION_1 {
         return Err("unknown version");
     }
     let mut origins = Origins::default();
     for _ in 0..rest.try_get_u32_le().map_err(|_| SHORT)? {
         let origin = OriginId(rest.try_get_u64_le().map_err(|_| SHORT)?);
         let node = NodeId(rest.try_get_u64_le().map_err(|_| SHORT)?);
+        let life = match version {
+            VERSION_1 => Life(0),
+            _ => Life(rest.try_get_u64_le().map_err(|_| SHORT)?),
+        };
         let paid = Seq(rest.try_get_u64_le().map_err(|_| SHORT)?);
         let count = rest.try_get_u32_le().map_err(|_| SHORT)? as usize;
         if count > UNPAID_MAX {
@@ -183,6 +211,7 @@ fn read(rest: &mut &[u8]) -> Result<Origins, &'static str> {
         };
         let open = Open {
             node,
+            life,
             paid,
             outcomes: outcomes.iter().map(outcome).collect::<Result<_, _>>()?,
         };
@@ -212,7 +241,7 @@ mod tests {
     #[test]
     fn a_repeated_number_gets_its_recorded_outcome() {
         let mut origins = Origins::default();
-        let origin = origins.open(NODE, Index(4));
+        let origin = origins.open(NODE, Life(0), Index(4));
         store(&mut origins, origin, 1, Outcome::Stored);
         store(&mut origins, origin, 2, Outcome::Refused);
         let again = origins.judge(origin, Seq(2), Seq(1));
@@ -224,7 +253,7 @@ mod tests {
     #[test]
     fn a_gap_is_refused() {
         let mut origins = Origins::default();
-        let origin = origins.open(NODE, Index(4));
+        let origin = origins.open(NODE, Life(0), Index(4));
         let gap = origins.judge(origin, Seq(2), Seq(1));
         assert_eq!(gap, Verdict::Gap { expected: Seq(1) });
     }
@@ -232,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_paid_is_forgotten_and_never_new_again() {
         let mut origins = Origins::default();
-        let origin = origins.open(NODE, Index(4));
+        let origin = origins.open(NODE, Life(0), Index(4));
         for seq in 1..=3 {
             store(&mut origins, origin, seq, Outcome::Stored);
         }
@@ -247,21 +276,37 @@ mod tests {
     #[test]
     fn opening_closes_the_nodes_earlier_origin() {
         let mut origins = Origins::default();
-        let old = origins.open(NODE, Index(4));
-        let other = origins.open(NodeId(5), Index(5));
-        let new = origins.open(NODE, Index(6));
+        let old = origins.open(NODE, Life(0), Index(4));
+        let other = origins.open(NodeId(5), Life(0), Index(5));
+        let new = origins.open(NODE, Life(0), Index(6));
         assert_eq!(origins.judge(old, Seq(1), Seq(1)), Verdict::Closed);
         assert_eq!(origins.judge(new, Seq(1), Seq(1)), Verdict::New);
         assert_eq!(origins.judge(other, Seq(1), Seq(1)), Verdict::New);
     }
 
     #[test]
+    fn a_life_that_asks_twice_has_one_origin() {
+        let mut origins = Origins::default();
+        let first = origins.open(NODE, Life(7), Index(4));
+        store(&mut origins, first, 1, Outcome::Refused);
+        assert_eq!(origins.open(NODE, Life(7), Index(9)), first);
+        assert_eq!(
+            origins.outcomes(first, Seq(1)).collect::<Vec<_>>(),
+            [Outcome::Refused]
+        );
+        assert_eq!(origins.outcomes(first, Seq(2)).count(), 0);
+        let next = origins.open(NODE, Life(8), Index(12));
+        assert_eq!(origins.judge(first, Seq(2), Seq(1)), Verdict::Closed);
+        assert_eq!(origins.judge(next, Seq(1), Seq(1)), Verdict::New);
+    }
+
+    #[test]
     fn the_byte_form_reads_back_and_garbage_does_not() {
         let mut origins = Origins::default();
-        let origin = origins.open(NODE, Index(4));
+        let origin = origins.open(NODE, Life(0), Index(4));
         store(&mut origins, origin, 1, Outcome::Stored);
         store(&mut origins, origin, 2, Outcome::Refused);
-        origins.open(NodeId(5), Index(5));
+        origins.open(NodeId(5), Life(0), Index(5));
         let mut bytes = Vec::new();
         origins.encode(&mut bytes);
         assert_eq!(Origins::decode(&bytes), Ok(origins));

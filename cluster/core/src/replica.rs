@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::batch::{Batch, Header, Kind, Outcome};
-use crate::consensus::{Consensus, Entry, EntryKind, Ready};
+use crate::consensus::{Consensus, Entry, EntryKind, Members, Ready};
 use crate::ids::{Index, Instant, NodeId, Now, OriginId, Place, Seq, ShardId};
 use crate::ids::{Term, Time};
 use crate::link::{Mail, Parcel};
@@ -73,6 +73,10 @@ pub(crate) struct Replica<M: Machine, T> {
     streams_to: Option<(Term, NodeId)>,
     /// The lease had run out when the machine was last flushed.
     lapsed: bool,
+    /// Who takes part in the state that was installed, until consensus has heard of it.
+    installed: Option<Members>,
+    /// How far what the log (with its checkpoint) holds is known to be agreed on.
+    agreed: Index,
     /// Bytes applied since the log last said how far entries are agreed on.
     unrecorded_bytes: u64,
     /// Something happened to the machine since its last flush.
@@ -83,6 +87,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     pub(crate) fn new(state: State<M>, consensus: Consensus, origin: Origin<T>) -> Self {
         Self {
             proposed: state.time(),
+            agreed: state.applied().0,
             state,
             consensus,
             origin,
@@ -96,6 +101,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             told: None,
             streams_to: None,
             lapsed: false,
+            installed: None,
             unrecorded_bytes: 0,
             touched: false,
         }
@@ -129,8 +135,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// What the first chunk of a checkpoint says about this replica.
     pub(crate) fn head(&self) -> Head {
         let consensus = &self.consensus;
-        self.state
-            .head(consensus.replica(), consensus.hard(), consensus.members())
+        let members = self.installed.clone();
+        let members = members.unwrap_or_else(|| consensus.members());
+        let hard = self.recorded(consensus.hard());
+        self.state.head(consensus.replica(), hard, members)
     }
 
     /// Takes a batch of this node; false when too much is unanswered.
@@ -224,7 +232,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// What consensus wants done. Its entries go into the log, in order, each reported by
     /// [`Self::appended`]; then its committed ones go into [`Self::apply`].
     pub(crate) fn ready(&mut self) -> Option<Ready> {
-        self.consensus.ready()
+        let ready = self.consensus.ready();
+        if ready.as_ref().is_some_and(|ready| ready.restored) {
+            self.appended.clear();
+            self.installed = None;
+        }
+        ready
     }
 
     /// An entry was put into the log.
@@ -274,9 +287,15 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             "applied in the order of the log"
         );
         assert_eq!(appended.term, entry.term, "applied as it was appended");
+        if entry.index <= self.state.applied().0 {
+            // It is in the state that was installed.
+            self.consensus.applied(entry.index);
+            return Ok(None);
+        }
         let applied = self.with_state(turn, |state, context| {
             state.apply_at(entry, appended.place, context)
         })?;
+        self.agreed = entry.index;
         self.unrecorded_bytes += entry.data.len() as u64;
         self.consensus.applied(entry.index);
         if entry.kind != EntryKind::Normal {
@@ -303,12 +322,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 None
             }
             Applied::Commands => self.ticket(entry.index),
-            Applied::Opened { node, origin } => {
+            Applied::Opened { node, life, origin } => {
                 if node == self.origin.node() {
                     let time = self.next_time(turn.now);
-                    self.origin.opened(origin, time);
+                    self.origin.opened(origin, life, time);
                 } else {
-                    self.tell(node, &Parcel::Opened { origin }, turn);
+                    self.tell(node, &Parcel::Opened { origin, life }, turn);
                 }
                 None
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use warren_cluster_core::ids::{NodeId, Now, ShardId};
+use warren_cluster_core::ids::{Life, NodeId, Now, ShardId};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane::{self, Lane};
 use warren_cluster_core::machine::Machine;
@@ -12,7 +12,7 @@ use warren_cluster_core::machine::Machine;
 use crate::clock::Clock;
 use crate::disk::Files;
 use crate::error::Error;
-use crate::local::Local;
+use crate::local::{self, Local};
 use crate::options::Options;
 use crate::sink::Sink;
 use crate::thread::Shared;
@@ -93,7 +93,7 @@ where
     };
     let opened = Files::open(&folder);
     let files = Arc::new(opened.map_err(io("open"))?);
-    let lane_options = lane_options(options, &local);
+    let lane_options = lane_options(options, &local)?;
     let lane = Lane::recover(lane_options, &mut &*files, machine);
     let lane = lane.map_err(|cause| Error::Recovery {
         folder: folder.clone(),
@@ -120,15 +120,18 @@ where
     Ok(handle)
 }
 
-fn lane_options(options: &Options, local: &Local) -> lane::Options {
+fn lane_options(options: &Options, local: &Local) -> Result<lane::Options, Error> {
     let identity = local.identity;
-    lane::Options {
+    let life = Life(local::random()?);
+    Ok(lane::Options {
+        log: identity.log,
+        seed: life.0,
         segment_bytes: options.segment_bytes,
         young_bytes: options.young_bytes,
         read_cache_bytes: options.read_cache_bytes,
         sync_is_left_to_the_os: options.sync_is_left_to_the_os,
-        ..lane::Options::new(identity.node, identity.shards)
-    }
+        ..lane::Options::new(identity.node, life, identity.shards)
+    })
 }
 
 impl<M, T> Handle<M, T>

@@ -15,9 +15,13 @@ const LOCK: &str = "lock";
 const STORE: &str = "local";
 const IDENTITY: &[u8] = b"identity";
 
-/// The version of the identity's byte form: version u8, node u64, shards u32, lanes u16.
-const VERSION: u8 = 1;
-const IDENTITY_BYTES: usize = 15;
+/// The version of the identity's byte form: version u8, cluster u128, node u64, log u64, shards
+/// u32, lanes u16. Version 1 was that of nodes before there were clusters; it was never released.
+const VERSION: u8 = 2;
+const IDENTITY_BYTES: usize = 39;
+
+/// The node that makes a cluster.
+const FIRST_NODE: NodeId = NodeId(1);
 
 /// sled's cache: the store holds a handful of small rows.
 const CACHE_BYTES: u64 = 256 << 10;
@@ -25,7 +29,12 @@ const CACHE_BYTES: u64 = 256 << 10;
 /// What a data folder is, fixed at its first start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Identity {
+    /// Drawn by the first node of a cluster.
+    pub(crate) cluster: u128,
+    /// The node's number in its cluster.
     pub(crate) node: NodeId,
+    /// Drawn for each folder: no other folder's log has it.
+    pub(crate) log: u64,
     pub(crate) shards: u32,
     pub(crate) lanes: u16,
 }
@@ -120,7 +129,9 @@ fn identity(folder: &Path, store: &sled::Db, shards: u32, lanes: u16) -> Result<
         return checked(folder, identity, lanes);
     }
     let identity = Identity {
-        node: NodeId(random()?),
+        cluster: u128::from(random()?) << 64 | u128::from(random()?),
+        node: FIRST_NODE,
+        log: random()?,
         shards,
         lanes,
     };
@@ -141,13 +152,13 @@ fn checked(folder: &Path, identity: Identity, lanes: u16) -> Result<Identity, Er
     Ok(identity)
 }
 
-/// A number that no other node has. Never 0.
-fn random() -> Result<u64, Error> {
+/// A number that nobody else has drawn. Never 0.
+pub(crate) fn random() -> Result<u64, Error> {
     let path = PathBuf::from("/dev/urandom");
     let mut bytes = [0; 8];
     let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(|source| Error::Io {
-        action: "draw the identity of a new data folder from",
+        action: "draw a random number from",
         path,
         source,
     })?;
@@ -157,9 +168,11 @@ fn random() -> Result<u64, Error> {
 fn encode(identity: Identity) -> [u8; IDENTITY_BYTES] {
     let mut out = [0; IDENTITY_BYTES];
     out[0] = VERSION;
-    out[1..9].copy_from_slice(&identity.node.0.to_le_bytes());
-    out[9..13].copy_from_slice(&identity.shards.to_le_bytes());
-    out[13..].copy_from_slice(&identity.lanes.to_le_bytes());
+    out[1..17].copy_from_slice(&identity.cluster.to_le_bytes());
+    out[17..25].copy_from_slice(&identity.node.0.to_le_bytes());
+    out[25..33].copy_from_slice(&identity.log.to_le_bytes());
+    out[33..37].copy_from_slice(&identity.shards.to_le_bytes());
+    out[37..].copy_from_slice(&identity.lanes.to_le_bytes());
     out
 }
 
@@ -169,9 +182,11 @@ fn decode(bytes: &[u8]) -> Option<Identity> {
         return None;
     }
     Some(Identity {
-        node: NodeId(u64::from_le_bytes(bytes[1..9].try_into().ok()?)),
-        shards: u32::from_le_bytes(bytes[9..13].try_into().ok()?),
-        lanes: u16::from_le_bytes(bytes[13..].try_into().ok()?),
+        cluster: u128::from_le_bytes(bytes[1..17].try_into().ok()?),
+        node: NodeId(u64::from_le_bytes(bytes[17..25].try_into().ok()?)),
+        log: u64::from_le_bytes(bytes[25..33].try_into().ok()?),
+        shards: u32::from_le_bytes(bytes[33..37].try_into().ok()?),
+        lanes: u16::from_le_bytes(bytes[37..].try_into().ok()?),
     })
 }
 

@@ -261,7 +261,7 @@ where
             return;
         }
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.leads = driver.lane.all_lead();
+        progress.leads = driver.lane.all_led();
         progress.stopped |= driver.outputs.stopped;
         self.progressed.notify_all();
     }

@@ -47,6 +47,10 @@ impl Machine for Shelf {
     type Input = ();
     type Effect = Vec<Bytes>;
 
+    fn blank(&self) -> Self {
+        Self::default()
+    }
+
     fn apply(
         &mut self,
         meta: &ApplyMeta,
@@ -113,11 +117,14 @@ impl Machine for Shelf {
         Ok(())
     }
 
-    fn restored(&mut self, bodies: &mut dyn Bodies) -> Result<(), Malformed> {
+    fn restored(&mut self) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    fn retain_all(&self, bodies: &mut dyn Bodies) {
         for (id, (place, len)) in &self.bodies {
             bodies.retain(KEY, *id, *place, *len);
         }
-        Ok(())
     }
 
     fn live(&self, _key: u64, ids: RangeInclusive<u64>, out: &mut Vec<LiveRef>) {

@@ -431,7 +431,8 @@ fn shards() {
             for chunk in &chunks {
                 again.restore(chunk).expect("its own");
             }
-            again.restored(&mut Memory::default()).expect("whole");
+            again.restored().expect("whole");
+            again.retain_all(&mut Memory::default());
             let mut again = Rig::new(again);
             assert_eq!(again.chunks(), chunks);
             restore_damaged(chunks, bytes);
@@ -449,6 +450,7 @@ fn restore_damaged(mut chunks: Vec<Vec<u8>>, bytes: &[u8]) {
     }
     let mut shard = Shard::new(ShardOptions { logged: true });
     if chunks.iter().all(|chunk| shard.restore(chunk).is_ok()) {
-        let _ = shard.restored(&mut Memory::default());
+        let _ = shard.restored();
+        shard.retain_all(&mut Memory::default());
     }
 }

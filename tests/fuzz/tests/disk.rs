@@ -162,7 +162,7 @@ fn states() {
                 Rows::default().transact(&transaction, &mut Vec::new());
             }
             let mut rows = Rows::default();
-            if rows.restore(bytes).is_ok() && rows.restored(&mut NoBodies).is_ok() {
+            if rows.restore(bytes).is_ok() && rows.restored().is_ok() {
                 assert!(rows.all().iter().all(|row| row.version <= rows.version()));
             }
             damaged_states(bytes);

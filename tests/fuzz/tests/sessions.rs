@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use std::sync::Arc;
 use warren_broker_core::ids::SessionId;
 use warren_broker_core::session::SessionOptions;
-use warren_cluster_core::ids::{Instant, NodeId, Now, Time};
+use warren_cluster_core::ids::{self, Instant, NodeId, Now, Time};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane;
 use warren_cluster_core::log::sim::SimDisk;
@@ -226,7 +226,7 @@ fn options() -> Options {
             segment_bytes: 64 << 10,
             checkpoint_bytes_min: 16 << 10,
             last_checkpoint_bytes_min: 1,
-            ..lane::Options::new(NodeId(1), 2)
+            ..lane::Options::new(NodeId(1), ids::Life(1), 2)
         },
         session: Arc::new(session),
     }

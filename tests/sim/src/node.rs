@@ -20,7 +20,7 @@ use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOpt
 use warren_broker_core::shard::effect::Effect;
 use warren_broker_core::shard::{Shard, ShardOptions, input};
 use warren_broker_core::topology::Topology;
-use warren_cluster_core::ids::{Instant, Now, ShardId};
+use warren_cluster_core::ids::{self, Instant, Now, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::{self, Figures, Lane};
 use warren_cluster_core::log::disk::Op;
@@ -114,7 +114,11 @@ impl Node {
                 logged: !shard.is_unlogged(),
             })
         };
-        let lane = Lane::recover(options.lane.clone(), disk, machine)?;
+        let lane_options = lane::Options {
+            life: ids::Life(incarnation),
+            ..options.lane.clone()
+        };
+        let lane = Lane::recover(lane_options, disk, machine)?;
         Ok(Self {
             home: Home {
                 node: options.lane.node,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use warren_broker_core::session::SessionOptions;
 use warren_broker_core::shard::input::Window;
-use warren_cluster_core::ids::NodeId;
+use warren_cluster_core::ids::{Life, NodeId};
 use warren_cluster_core::lane;
 
 use crate::client::QueueSpec;
@@ -104,7 +104,7 @@ fn lane_options(rng: &mut Rng) -> lane::Options {
         checkpoint_bytes_min: any(rng, &[4 << 10, 32 << 10, 256 << 10]),
         last_checkpoint_bytes_min: any(rng, &[1, 1 << 20]),
         checkpoint_step_bytes: any(rng, &[1, 4 << 10, 256 << 10]),
-        ..lane::Options::new(NodeId(7), rng.between(1, 4) as u32)
+        ..lane::Options::new(NodeId(7), Life(1), rng.between(1, 4) as u32)
     }
 }
 

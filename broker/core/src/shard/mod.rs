@@ -78,6 +78,10 @@ impl Machine for Shard {
     type Input = Input;
     type Effect = Effect;
 
+    fn blank(&self) -> Self {
+        Self::new(self.options)
+    }
+
     fn apply(
         &mut self,
         meta: &ApplyMeta,
@@ -135,12 +139,14 @@ impl Machine for Shard {
         self.saving.restore(&mut self.slots, chunk)
     }
 
-    fn restored(&mut self, bodies: &mut dyn Bodies) -> Result<(), Malformed> {
-        self.saving.restored(&self.slots)?;
+    fn restored(&mut self) -> Result<(), Malformed> {
+        self.saving.restored(&self.slots)
+    }
+
+    fn retain_all(&self, bodies: &mut dyn Bodies) {
         for slot in self.slots.iter() {
             slot.queue.retain_all(bodies);
         }
-        Ok(())
     }
 
     fn live(&self, key: u64, ids: RangeInclusive<u64>, out: &mut Vec<LiveRef>) {

@@ -207,9 +207,8 @@ impl Rig {
             self.shard.restore(chunk).expect("own chunks can be read");
         }
         if !chunks.is_empty() {
-            self.shard
-                .restored(&mut self.store)
-                .expect("the checkpoint is whole");
+            self.shard.restored().expect("the checkpoint is whole");
+            self.shard.retain_all(&mut self.store);
         }
         let until = std::mem::replace(&mut self.applied, from);
         for index in from..until {

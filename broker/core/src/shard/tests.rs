@@ -232,7 +232,7 @@ fn a_checkpoint_that_lacks_a_chunk_is_refused() {
                 shard.restore(chunk).expect("own chunks can be read");
             }
         }
-        let restored = shard.restored(&mut rig.store);
+        let restored = shard.restored();
         assert_eq!(
             restored.is_ok(),
             missing == chunks.len(),

@@ -36,8 +36,6 @@ pub(super) struct Group {
     seed: u64,
     /// Term and vote that went into the log last.
     promised: (Term, ReplicaId),
-    /// The election timeout that was drawn last, in ticks.
-    drawn: usize,
     now: Instant,
     /// Before this no vote is granted.
     silent_until: Option<Instant>,
@@ -49,6 +47,8 @@ pub(super) struct Group {
     answered_in: u64,
     /// The lead is being given away: nothing is done as its holder any more.
     lease_given_up: Option<u64>,
+    /// The ready that replaced the log by a snapshot, and the snapshot's entry.
+    restoring: Option<(u64, Index)>,
     /// Ticks since peers were told of a snapshot.
     telling: BTreeMap<u64, u32>,
     /// There is nobody else. Looked at often: kept beside the members.
@@ -68,7 +68,8 @@ impl Group {
             max_inflight_msgs: MESSAGES_MAX,
             check_quorum: true,
             pre_vote: true,
-            batch_append: true,
+            // It joins entries to an empty message of another index: acknowledged, never stored.
+            batch_append: false,
             max_committed_size_per_ready: APPLY_BYTES_MAX,
             ..Config::default()
         };
@@ -84,7 +85,6 @@ impl Group {
             free: Vec::new(),
             seed,
             promised,
-            drawn: 0,
             now: Instant(0),
             silent_until: None,
             started: !silent,
@@ -92,6 +92,7 @@ impl Group {
             answered: BTreeMap::new(),
             answered_in: 0,
             lease_given_up: None,
+            restoring: None,
             telling: BTreeMap::new(),
             alone: false,
             lease: Instant(0),
@@ -185,15 +186,14 @@ impl Group {
         self.lease = self.lease();
     }
 
-    /// The library draws election timeouts at random; ours come from the seed.
+    /// The library draws election timeouts at random, at moments of its own; ours follow from the
+    /// seed, the term and the role alone, so that it does not matter when it did.
     fn draw_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        if raft.randomized_election_timeout() != self.drawn {
-            self.seed = splitmix(self.seed);
-            let extra = self.seed % u64::from(ELECTION_TICKS);
-            self.drawn = ELECTION_TICKS as usize + extra as usize;
-            raft.set_randomized_election_timeout(self.drawn);
-        }
+        let role = raft.state as u64;
+        let random = splitmix(self.seed ^ splitmix(raft.term << 2 | role));
+        let extra = random % u64::from(ELECTION_TICKS);
+        raft.set_randomized_election_timeout((u64::from(ELECTION_TICKS) + extra) as usize);
     }
 
     pub(super) fn is_alone(&self) -> bool {
@@ -255,6 +255,10 @@ impl Group {
 
     pub(super) fn on_persisted(&mut self, number: u64) {
         self.node.on_persist_ready(number);
+        if let Some((_, index)) = self.restoring.take_if(|(of, _)| *of <= number) {
+            // It is in the machine already.
+            self.node.advance_apply_to(index.0);
+        }
         while self.held.front().is_some_and(|(held, _)| *held <= number) {
             let (_, messages) = self.held.pop_front().expect("looked at above");
             self.free.extend(messages);
@@ -275,11 +279,11 @@ impl Group {
         let number = ready.number();
         let mut messages = std::mem::take(&mut self.free);
         let now = ready.take_messages();
-        messages.extend(now.into_iter().map(|message| self.stamped(message)));
+        messages.extend(now.iter().map(|message| self.stamped(message)));
         let held = ready.take_persisted_messages();
         let holds = !held.is_empty() || !ready.snapshot().is_empty();
         if !held.is_empty() {
-            let held = held.into_iter().map(|message| self.stamped(message));
+            let held = held.iter().map(|message| self.stamped(message));
             let held = held.collect();
             self.held.push_back((number, held));
         }
@@ -288,8 +292,10 @@ impl Group {
         if let Some(hard) = hard {
             self.promised = (hard.term, hard.vote);
         }
-        if !ready.snapshot().is_empty() {
+        let restored = !ready.snapshot().is_empty();
+        if restored {
             let snapshot = ready.snapshot().clone();
+            self.restoring = Some((number, Index(snapshot.get_metadata().index)));
             self.node.mut_store().restore(&snapshot);
             self.members_changed();
         }
@@ -302,13 +308,14 @@ impl Group {
             messages,
             committed: committed.iter().map(Entry::of).collect(),
             holds,
+            restored,
         };
         self.node.mut_store().append(entries);
         self.node.advance_append_async(ready);
         Some(out)
     }
 
-    fn stamped(&self, message: raft::prelude::Message) -> Message {
+    fn stamped(&self, message: &raft::prelude::Message) -> Message {
         let mut message = Message::of(message);
         if message.is_heartbeat() {
             message.stamp = self.now;

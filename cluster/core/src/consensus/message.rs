@@ -136,7 +136,7 @@ impl Message {
         })
     }
 
-    pub(super) fn of(message: RaftMessage) -> Self {
+    pub(super) fn of(message: &RaftMessage) -> Self {
         let snapshot = message.snapshot.as_ref().map(|snapshot| {
             let metadata = snapshot.get_metadata();
             SnapshotOf {
@@ -366,7 +366,7 @@ mod tests {
             stamp: Instant(0),
             ..message()
         };
-        assert_eq!(Message::of(there.clone().into_raft()), there);
+        assert_eq!(Message::of(&there.clone().into_raft()), there);
     }
 
     #[test]

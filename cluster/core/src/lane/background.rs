@@ -1,6 +1,6 @@
 //! What a lane does besides moving its shards: what the log tells, checkpoints, the end.
 
-use super::{Error, Lane, Life, queue_at, rows_at};
+use super::{Course, Error, Lane, queue_at, rows_at};
 use crate::ids::{Now, ShardId};
 use crate::inbox::Outputs;
 use crate::log::disk::Completion;
@@ -34,8 +34,20 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
                 Event::Resume { shard, key } => self.resume(shard, key, now, outputs),
                 Event::Relocate(relocation) => self.relocate(relocation),
-                Event::CheckpointDurable { .. } => {}
-                Event::CheckpointFailed { shard } => self.checkpoint_failed(shard),
+                Event::CheckpointDurable { shard, index } => {
+                    self.touched.insert(shard);
+                    self.installed_is_saved(shard, Some(index));
+                }
+                Event::CheckpointFailed { shard } => {
+                    self.checkpoint_failed(shard);
+                    self.installed_is_saved(shard, None);
+                }
+                Event::CheckpointRead {
+                    shard,
+                    offset,
+                    bytes,
+                } => self.checkpoint_read(shard, offset, bytes),
+                Event::AdoptedLost => self.give_up_install(),
             }
         }
     }
@@ -57,6 +69,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.touched.insert(shard);
         let mut turn = self.store.turn(shard, now, &mut outputs.effects);
         self.queues[at].resume(key, &mut turn);
+        self.answer_bodies(shard);
     }
 
     fn relocate(&mut self, relocation: Relocation) {
@@ -99,7 +112,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             self.copy();
             return true;
         }
-        self.life == Life::Stopping && self.end(outputs)
+        self.course == Course::Stopping && self.end(outputs)
     }
 
     /// Goes on copying what is live in segments that are mostly dead.
@@ -113,7 +126,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     /// Begins a checkpoint.
-    fn checkpoint(&mut self, shard: ShardId) {
+    pub(super) fn checkpoint(&mut self, shard: ShardId) {
         let log = &mut self.store.log;
         if let Some(at) = rows_at(shard) {
             begin(&mut self.rows[at], log);
@@ -148,8 +161,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// Takes nothing any more and finishes what is under way.
     pub(super) fn stop(&mut self) {
-        if self.life == Life::Running {
-            self.life = Life::Stopping;
+        if self.course == Course::Running {
+            self.course = Course::Stopping;
             self.rows.iter_mut().for_each(Replica::hurry);
             self.queues.iter_mut().for_each(Replica::hurry);
             self.touched.extend(self.shards());
@@ -172,7 +185,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             self.checkpoint(shard);
             return true;
         }
-        self.life = Life::Stopped;
+        self.course = Course::Stopped;
         outputs.stopped = true;
         false
     }

@@ -70,17 +70,30 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         now: Now,
         outputs: &mut Outputs<M::Effect, T>,
     ) {
-        let room = self.life == super::Life::Running && self.store.log.room_for_publishes();
+        let parcel = match parcel {
+            Parcel::Transfer(transfer) => {
+                self.touched.insert(shard);
+                if transfer.is_of_sender() {
+                    self.offered_or_sent(from, shard, transfer, now.mono, outputs);
+                } else {
+                    self.asked(from, shard, transfer, now.mono);
+                }
+                return;
+            }
+            parcel => parcel,
+        };
+        let room = self.course == super::Course::Running && self.store.log.room_for_publishes();
         let mail = &mut self.store.mail;
         if let Some(at) = rows_at(shard) {
-            let settled = self.rows[at].receive(from, parcel, now, room, mail);
-            if let Some((ticket, outcome)) = settled {
+            let mut settled = Vec::new();
+            self.rows[at].receive(from, parcel, now, room, mail, &mut settled);
+            for (ticket, outcome) in settled {
                 let committed = committed_of(self.rows[at].machine_mut(), outcome);
                 outputs.committed.push((ticket, committed));
             }
         } else if let Some(at) = queue_at(shard, self.options.shards) {
-            let settled = self.queues[at].receive(from, parcel, now, room, mail);
-            outputs.done.extend(settled);
+            let settled = &mut outputs.done;
+            self.queues[at].receive(from, parcel, now, room, mail, settled);
         } else {
             return;
         }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use super::background::HEAD_PART;
 use super::store::Store;
-use super::{Error, Lane, Life, Options, queue_at, rows_at};
+use super::{Course, Error, Lane, Options, queue_at, rows_at};
 use crate::batch::Batch;
 use crate::checkpoint::Header;
 use crate::consensus::{Consensus, Entry, EntryKind, Hard, Members, Start};
@@ -98,7 +98,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             deadlines: BTreeMap::new(),
             next_tick: None,
             nodes: BTreeSet::new(),
-            life: Life::Running,
+            sending: BTreeMap::new(),
+            installing: None,
+            course: Course::Running,
             checkpoints_at_end: true,
             told_rows: false,
             options,
@@ -196,11 +198,17 @@ impl<M: Machine> Found<M> {
         recovery: &mut Recovery,
         disk: &mut dyn RecoveryDisk,
     ) -> Result<(), Error> {
-        let relocations = recovery.relocations(disk, |shard, key, ids, out| {
+        // What was settled before by entries that are not applied yet may be gone: nobody could
+        // have removed it unless they were agreed on, so they will be applied again.
+        let queues = self.queues.iter().filter(|it| !it.open.is_empty());
+        let open: BTreeSet<ShardId> = queues.map(|it| it.state.shard()).collect();
+        let may_lack = |shard| open.contains(&shard);
+        let live = |shard, key, ids, out: &mut Vec<LiveRef>| {
             if let Ok(returning) = self.shard(shard) {
                 returning.live(key, ids, out);
             }
-        })?;
+        };
+        let relocations = recovery.relocations(disk, live, &may_lack)?;
         for relocation in relocations {
             let mut bodies = recovery.log().bodies(relocation.shard);
             self.shard(relocation.shard)?
@@ -335,7 +343,9 @@ impl<M: Machine> Returning for Shard<M> {
         if self.restored != Some((header.index, header.term)) {
             return Err(unlike("its head is of another entry than its file"));
         }
-        self.state.machine_mut().restored(bodies)
+        self.state.machine_mut().restored()?;
+        self.state.machine().retain_all(bodies);
+        Ok(())
     }
 
     fn entry(
@@ -354,7 +364,7 @@ impl<M: Machine> Returning for Shard<M> {
             self.open.pop_back();
         }
         let last = self.open.back().map(|(last, _)| last.index);
-        if entry.index.0 != last.unwrap_or(self.state.applied().0).0 + 1 {
+        if entry.index.0 != last.unwrap_or_else(|| self.state.applied().0).0 + 1 {
             return Err(unlike("an entry does not follow the one before"));
         }
         self.open.push_back((entry.clone(), place));
@@ -398,6 +408,7 @@ pub fn founding(shard: ShardId, node: NodeId) -> ReplicaId {
 fn origin<T: Copy>(options: &Options) -> Origin<T> {
     Origin::new(origin::Options {
         node: options.node,
+        life: options.life,
         unpaid_bytes_limit: options.unpaid_bytes_limit,
         resend_after_millis: options.resend_after_millis,
     })
@@ -410,6 +421,6 @@ fn log_options(options: &Options) -> log::Options {
         read_cache_bytes: options.read_cache_bytes,
         checkpoint_bytes: options.checkpoint_bytes_min,
         sync_is_left_to_the_os: options.sync_is_left_to_the_os,
-        ..log::Options::new(options.node.0)
+        ..log::Options::new(options.log)
     }
 }

@@ -78,7 +78,7 @@ fn append<M: Machine, T: Copy>(replica: &mut Replica<M, T>, store: &mut Store, r
     if let Some(hard) = ready.hard
         && !cfg!(warren_break = "vote_not_synced")
     {
-        store.promise(shard, hard);
+        store.promise(shard, replica.recorded(hard));
     }
     for entry in &ready.entries {
         let place = store.append(shard, entry);

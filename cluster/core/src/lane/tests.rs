@@ -7,7 +7,7 @@ mod double;
 use std::collections::VecDeque;
 
 use super::*;
-use crate::ids::Time;
+use crate::ids::{Life, Time};
 use crate::log::disk::{Completion, Data};
 use crate::log::sim::SimDisk;
 use double::{Ask, Double, Told, put};
@@ -27,7 +27,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let options = Options::new(NodeId(5), 3);
+        let options = Options::new(NodeId(5), Life(1), 3);
         let mut bench = Self {
             lane: Lane::recover(options, &mut SimDisk::new(1), |_| Double::default())
                 .expect("a fresh lane"),

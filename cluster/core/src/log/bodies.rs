@@ -54,12 +54,15 @@ impl machine::Bodies for View<'_> {
     fn want(&mut self, key: u64, place: Place, len: u32) {
         // What is in memory and not found there was released: nothing could bring it back.
         debug_assert!(!place.segment.is_memory(), "{place} was released");
-        if !place.segment.is_memory() {
+        if !place.segment.is_memory() && place.segment != SegmentId::NOWHERE {
             self.store.extents.want(self.shard, key, place, len);
         }
     }
 
     fn retain(&mut self, key: u64, id: u64, place: Place, len: u32) {
+        if place.segment == SegmentId::NOWHERE {
+            return;
+        }
         if place.segment.is_memory() {
             self.store.memory.retain(self.shard, key, id, place, len);
         } else {
@@ -71,6 +74,9 @@ impl machine::Bodies for View<'_> {
     }
 
     fn release(&mut self, place: Place, len: u32) {
+        if place.segment == SegmentId::NOWHERE {
+            return;
+        }
         if place.segment.is_memory() {
             self.store.memory.release(place, len);
         } else {

@@ -13,6 +13,7 @@ use crate::ids::{Index, ShardId};
 use crate::log::disk::{FileName, Op, Token};
 use crate::log::position::Position;
 use crate::log::segments::Cover;
+use crate::log::transfer::DurableCheckpoint;
 use crate::machine::CheckpointWriter;
 
 /// Bytes that gather before they are written.
@@ -154,6 +155,17 @@ impl Checkpoints {
                 number: old.number,
             });
         }
+    }
+
+    /// The shard's checkpoint on disk.
+    pub(super) fn durable(&self, shard: ShardId) -> Option<DurableCheckpoint> {
+        let durable = self.durable.get(&shard)?;
+        let cover = self.covers.get(&shard)?;
+        Some(DurableCheckpoint {
+            index: cover.index,
+            number: durable.number,
+            bytes: durable.bytes,
+        })
     }
 
     /// Bytes of the shard's durable checkpoint; 0 when there is none.

@@ -346,11 +346,13 @@ impl Log {
     }
 }
 
-/// Where the copies lie of everything that is referred to in segments that are gone.
+/// Where the copies lie of everything that is referred to in segments that are gone. In shards
+/// that `may_lack` some, what has no copy lies nowhere.
 pub(super) fn find(
     log: &Log,
     disk: &mut dyn RecoveryDisk,
     mut live: impl FnMut(ShardId, u64, RangeInclusive<u64>, &mut Vec<LiveRef>),
+    may_lack: &dyn Fn(ShardId) -> bool,
 ) -> Result<Vec<Relocation>, Error> {
     let mut missing = BTreeMap::new();
     let mut found = Vec::new();
@@ -384,6 +386,11 @@ pub(super) fn find(
         })?;
     }
     let relocation = |((shard, key, id), (from, _, copy)): (_, (Place, u32, Option<Place>))| {
+        let nowhere = Place {
+            segment: SegmentId::NOWHERE,
+            offset: 0,
+        };
+        let copy = copy.or_else(|| may_lack(shard).then_some(nowhere));
         let to = copy.ok_or_else(|| Error::Corrupt {
             file: FileName::Segment(from.segment),
             offset: u64::from(from.offset),

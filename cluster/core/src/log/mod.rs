@@ -23,9 +23,10 @@ mod runs;
 mod segments;
 mod series;
 pub mod sim;
+mod transfer;
 mod young;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -46,6 +47,7 @@ pub use bodies::View;
 pub use position::Position;
 pub use record::HardState;
 pub use recovery::{CheckpointError, Item, Recovery};
+pub use transfer::DurableCheckpoint;
 
 /// Log bytes after which it is worth a look whether a checkpoint is due.
 const LOOK_BYTES: u64 = 1 << 20;
@@ -86,7 +88,7 @@ impl Options {
 }
 
 /// What the log has to tell its lane.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// Everything appended before this position ([`Log::tail`] after the append) is durable.
     Persisted(Position),
@@ -98,6 +100,14 @@ pub enum Event {
     CheckpointDurable { shard: ShardId, index: Index },
     /// The disk was full; the log gave the checkpoint up: call the machine's `checkpoint_abort`.
     CheckpointFailed { shard: ShardId },
+    /// Part of the shard's newest checkpoint ([`Log::read_checkpoint`]).
+    CheckpointRead {
+        shard: ShardId,
+        offset: u64,
+        bytes: Bytes,
+    },
+    /// The disk was full: what was adopted and not on disk yet is lost.
+    AdoptedLost,
 }
 
 /// A body that lies elsewhere now.
@@ -175,6 +185,9 @@ pub struct Log {
     /// A file could not be made or written for want of space.
     full: bool,
     syncs: u64,
+    /// Shards whose checkpoints are being read for others.
+    held: BTreeSet<ShardId>,
+    checkpoint_reads: VecDeque<transfer::Wanted>,
 }
 
 /// What an operation was for.
@@ -186,6 +199,7 @@ enum Job {
     SurvivorRead,
     Remove,
     Checkpoint,
+    CheckpointRead { shard: ShardId, offset: u64 },
     Read,
 }
 
@@ -237,6 +251,8 @@ impl Log {
             free_disk_bytes: u64::MAX,
             full: false,
             syncs: 0,
+            held: BTreeSet::new(),
+            checkpoint_reads: VecDeque::new(),
             options,
         }
     }
@@ -425,12 +441,13 @@ impl Log {
         // One begun since the tail came here covers all that can be covered now.
         let helps = |shard: &ShardId| {
             let begun = covers.get(shard).map_or(0, |cover| cover.begun.number());
-            begun < self.main.tail().number()
+            begun < self.main.tail().number() && !self.held.contains(shard)
         };
         pinning.filter(helps).or_else(|| {
             let due = |(shard, bytes): &(&ShardId, &u64)| {
                 let twice = 2 * self.checkpoints.bytes(**shard);
-                **bytes > self.options.checkpoint_bytes.max(twice)
+                let held = self.held.contains(shard);
+                !held && **bytes > self.options.checkpoint_bytes.max(twice)
             };
             self.appended.iter().find(due).map(|(shard, _)| *shard)
         })

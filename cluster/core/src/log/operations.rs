@@ -36,6 +36,7 @@ impl Log {
         self.drop_dead(ops);
         self.look_for_checkpoint();
         self.submit_checkpoint(ops);
+        self.submit_checkpoint_reads(ops);
         self.submit_reads(ops);
     }
 
@@ -175,6 +176,14 @@ impl Log {
         match (job, completion.result) {
             (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, file, bytes),
             (Job::SurvivorRead, Ok(Data::Bytes(bytes))) => self.survivor_read(file, bytes),
+            (Job::CheckpointRead { shard, offset }, Ok(Data::Bytes(bytes))) => {
+                self.events.push_back(Event::CheckpointRead {
+                    shard,
+                    offset,
+                    bytes,
+                });
+                Ok(())
+            }
             (job, Ok(_)) => {
                 self.done(&job);
                 Ok(())
@@ -247,7 +256,7 @@ impl Log {
                         .push_back(Event::CheckpointDurable { shard, index });
                 }
             }
-            Job::Read | Job::SurvivorRead => {}
+            Job::Read | Job::SurvivorRead | Job::CheckpointRead { .. } => {}
         }
     }
 
@@ -278,6 +287,7 @@ impl Log {
                 self.creating_survivors = false;
                 self.full = true;
                 self.abandon_copies();
+                self.events.push_back(Event::AdoptedLost);
                 return Ok(());
             }
             // What was to be read went while it was on its way: so did all who referred to it.
@@ -294,7 +304,7 @@ impl Log {
             Job::Log | Job::Survivors | Job::Checkpoint => "write",
             Job::NextFile { .. } | Job::SurvivorFile { .. } => "creation",
             Job::Remove => "removal",
-            Job::Read | Job::SurvivorRead => "read",
+            Job::Read | Job::SurvivorRead | Job::CheckpointRead { .. } => "read",
         };
         Err(Error::Disk {
             action,

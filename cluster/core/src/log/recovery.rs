@@ -461,7 +461,8 @@ impl Recovery {
 
     /// Finds the copies of bodies that machines refer to in segments that are gone. Called when
     /// every entry known to be committed has been applied; `live` is the machines'
-    /// [`crate::machine::Machine::live`].
+    /// [`crate::machine::Machine::live`]. In shards that `may_lack` bodies (entries of theirs are
+    /// not applied yet that were before), one without a copy lies in [`SegmentId::NOWHERE`].
     ///
     /// # Errors
     /// When a body has no copy, or the copies cannot be read.
@@ -469,8 +470,9 @@ impl Recovery {
         &mut self,
         disk: &mut dyn RecoveryDisk,
         live: impl FnMut(ShardId, u64, RangeInclusive<u64>, &mut Vec<LiveRef>),
+        may_lack: &dyn Fn(ShardId) -> bool,
     ) -> Result<Vec<Relocation>, Error> {
-        copies::find(&self.log, disk, live)
+        copies::find(&self.log, disk, live, may_lack)
     }
 
     /// The log, ready to be appended to.

@@ -106,12 +106,12 @@ fn fixed(rest: &mut &[u8]) -> Result<Head, &'static str> {
 mod tests {
     use super::*;
     use crate::batch::Outcome;
-    use crate::ids::{NodeId, OriginId, Seq};
+    use crate::ids::{Life, NodeId, OriginId, Seq};
     use crate::testing::{fixture, recorded};
 
     fn head() -> Head {
         let mut origins = Origins::default();
-        origins.open(NodeId(77), Index(3));
+        origins.open(NodeId(77), Life(0), Index(3));
         origins.record(OriginId(3), Seq(1), Outcome::Stored);
         Head {
             shard: ShardId(5),

@@ -2,10 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Appended, Replica, Turn};
+use super::{Appended, Replica, State, Turn};
 use crate::batch::{Batch, Header, Kind, Outcome};
-use crate::consensus::{Consensus, Error, Hard, Message, Start};
-use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Term};
+use crate::consensus::{Consensus, Error, Hard, Members, Message, Start};
+use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Seq, Term};
 use crate::link::{Mail, Parcel};
 use crate::machine::Machine;
 
@@ -46,12 +46,42 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         self.consensus = Consensus::new(Start {
             replica: id,
             hard: Hard::default(),
-            members: crate::consensus::Members::default(),
+            members: Members::default(),
             applied: (Index(0), Term(0)),
             entries: Vec::new(),
             seed,
         })?;
         Ok(())
+    }
+
+    /// What a peer that offers a snapshot must know: this replica's id, how far its state is, and
+    /// who takes part in it, if it was installed and consensus has not heard of it.
+    pub(crate) fn standing(&self) -> (ReplicaId, (Index, Term), Option<Members>) {
+        (self.id(), self.applied(), self.installed.clone())
+    }
+
+    /// A state like this one's, without a past.
+    pub(crate) fn blank_state(&self) -> State<M> {
+        State::new(self.shard(), self.machine().blank())
+    }
+
+    /// Takes a peer's state, of a later entry, and gives what was here. The outcomes of this
+    /// node's batches that are in the state go to `settled`.
+    pub(crate) fn install(
+        &mut self,
+        state: State<M>,
+        members: Members,
+        now: Now,
+        settled: &mut Vec<(T, Outcome)>,
+    ) -> State<M> {
+        if let Some((origin, first)) = self.origin.standing() {
+            let outcomes: Vec<_> = state.origins().outcomes(origin, first).collect();
+            for (outcome, seq) in outcomes.into_iter().zip(first.0..) {
+                settled.extend(self.outcome(origin, Seq(seq), outcome, now));
+            }
+        }
+        self.installed = Some(members);
+        std::mem::replace(&mut self.state, state)
     }
 
     /// An entry of the log that is not known to be agreed on: found there at the start.
@@ -115,8 +145,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
-    /// Takes what another node sent. Gives the ticket and outcome when it settles a batch of this
-    /// node. `has_room`: whether the log takes batches.
+    /// Takes what another node sent. What it settles of this node's batches goes to `settled`.
+    /// `has_room`: whether the log takes batches.
+    #[allow(clippy::too_many_arguments)] // all of a step's ways in and out
     pub(crate) fn receive(
         &mut self,
         from: NodeId,
@@ -124,24 +155,29 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         now: Now,
         has_room: bool,
         mail: &mut Mail,
-    ) -> Option<(T, Outcome)> {
+        settled: &mut Vec<(T, Outcome)>,
+    ) {
         match parcel {
             Parcel::Raft(message) => self.step(from, message, now.mono),
             Parcel::Propose(entry) => self.propose_of(from, entry, now, has_room, mail),
-            Parcel::Opened { origin } => {
+            Parcel::Opened { origin, life } => {
                 let time = self.next_time(now);
-                self.origin.opened(origin, time);
+                self.origin.opened(origin, life, time);
             }
             Parcel::Outcome {
                 origin,
                 seq,
                 outcome,
-            } => return self.outcome(origin, seq, outcome, now),
+            } => settled.extend(self.outcome(origin, seq, outcome, now)),
             Parcel::Again { origin } => self.origin.gap(origin),
-            Parcel::Closed { origin } => self.origin.closed(origin),
+            Parcel::Closed { origin } => {
+                let refused = self.origin.closed(origin).into_iter();
+                settled.extend(refused.map(|ticket| (ticket, Outcome::Refused)));
+            }
+            // The lane's own business.
+            Parcel::Transfer(_) => {}
             Parcel::Leader { node, term } => self.told = self.told.max(Some((term, node))),
         }
-        None
     }
 
     fn step(&mut self, from: NodeId, message: Message, now: Instant) {
@@ -214,6 +250,21 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             return None;
         }
         self.unrecorded_bytes = 0;
-        Some(self.consensus.hard())
+        Some(self.recorded(self.consensus.hard()))
+    }
+
+    /// The state that was installed is in a checkpoint on disk.
+    pub(crate) fn installed_is_saved(&mut self) {
+        self.agreed = self.agreed.max(self.applied().0);
+    }
+
+    /// What the log is told of consensus' promises. As agreed on counts what was applied from the
+    /// log: what stands there before this is never replaced behind it. What is agreed on beyond
+    /// may still be on its way into the log, and what was installed may differ from what is there.
+    pub(crate) fn recorded(&self, hard: Hard) -> Hard {
+        Hard {
+            commit: self.agreed,
+            ..hard
+        }
     }
 }

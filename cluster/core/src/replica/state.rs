@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::head::Head;
 use crate::batch::{HEADER_BYTES, Header, Kind, Outcome};
 use crate::consensus::{Entry, EntryKind, Hard, Members};
-use crate::ids::{Index, NodeId, OriginId, Place, ReplicaId, Seq, ShardId, Term, Time};
+use crate::ids::{Index, Life, NodeId, OriginId, Place, ReplicaId, Seq, ShardId, Term, Time};
 use crate::machine::{ApplyMeta, Context, Machine, Malformed};
 use crate::origins::{Origins, Verdict};
 
@@ -30,6 +30,7 @@ pub(crate) enum Applied {
     Commands,
     Opened {
         node: NodeId,
+        life: Life,
         origin: OriginId,
     },
     /// The outcome of a numbered batch, now or (when it was seen before) from an earlier time.
@@ -40,10 +41,7 @@ pub(crate) enum Applied {
         outcome: Outcome,
     },
     /// Numbers of this origin are missing.
-    Gap {
-        node: NodeId,
-        origin: OriginId,
-    },
+    Gap { node: NodeId, origin: OriginId },
     /// Nobody waits for it.
     Nothing,
 }
@@ -143,8 +141,9 @@ impl<M: Machine> State<M> {
             }
             Kind::Open => {
                 let node = NodeId(header.origin.0);
-                let origin = self.origins.open(node, entry.index);
-                Ok(Applied::Opened { node, origin })
+                let life = Life(header.seq.0);
+                let origin = self.origins.open(node, life, entry.index);
+                Ok(Applied::Opened { node, life, origin })
             }
             Kind::Numbered | Kind::Refused => self.numbered(&header, &meta, &entry.data, context),
         }

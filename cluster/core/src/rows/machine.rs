@@ -152,6 +152,10 @@ impl Machine for Rows {
     /// Every replica emits its changes: each node derives its view from its own copy.
     type Effect = Change;
 
+    fn blank(&self) -> Self {
+        Self::default()
+    }
+
     fn apply(
         &mut self,
         _meta: &ApplyMeta,
@@ -232,7 +236,7 @@ impl Machine for Rows {
         reader.end()
     }
 
-    fn restored(&mut self, _bodies: &mut dyn Bodies) -> Result<(), Malformed> {
+    fn restored(&mut self) -> Result<(), Malformed> {
         let newest = self.rows.values().map(|row| row.version).max();
         let whole = self.restoring == Some(self.rows.len() as u64);
         if !whole || newest > Some(self.last) {
@@ -245,6 +249,8 @@ impl Machine for Rows {
         self.restoring = None;
         Ok(())
     }
+
+    fn retain_all(&self, _bodies: &mut dyn Bodies) {}
 
     fn live(&self, _key: u64, _ids: RangeInclusive<u64>, _out: &mut Vec<LiveRef>) {}
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::{CheckpointWriter, Machine};
-use crate::testing::{NoBodies, fixture};
+use crate::testing::fixture;
 
 fn key(kind: u8, key: &[u8]) -> RowKey {
     RowKey {
@@ -120,7 +120,7 @@ fn a_checkpoint_is_of_one_version_and_restores() {
     for chunk in out.chunks.iter().rev() {
         again.restore(chunk).expect("own chunk");
     }
-    again.restored(&mut NoBodies).expect("whole");
+    again.restored().expect("whole");
     assert_eq!(again.all(), before);
     assert_eq!(again.version(), Version(20_000));
 
@@ -128,7 +128,7 @@ fn a_checkpoint_is_of_one_version_and_restores() {
     for chunk in &out.chunks[..out.chunks.len() - 1] {
         cut.restore(chunk).expect("own chunk");
     }
-    assert!(cut.restored(&mut NoBodies).is_err());
+    assert!(cut.restored().is_err());
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn the_byte_forms_are_those_of_the_fixtures() {
         assert_eq!(&bytes, chunk);
         again.restore(&bytes).expect("a chunk of this version");
     }
-    again.restored(&mut NoBodies).expect("whole");
+    again.restored().expect("whole");
     assert_eq!(again.all(), rows.all());
 }
 

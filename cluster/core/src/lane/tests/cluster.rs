@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::double::{Ask, Double, put};
 use crate::batch::Outcome;
-use crate::ids::{Index, Instant, NodeId, Now, ShardId, Time};
+use crate::ids::{Index, Instant, Life, NodeId, Now, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
 use crate::link::Class;
@@ -75,7 +75,7 @@ pub(super) struct Cluster {
     crashes: u32,
 }
 
-fn options(node: NodeId, founders: &[NodeId], seed: u64) -> Options {
+fn options(node: NodeId, life: u64, founders: &[NodeId], seed: u64) -> Options {
     Options {
         segment_bytes: 32 << 10,
         young_bytes: 16 << 10,
@@ -84,7 +84,7 @@ fn options(node: NodeId, founders: &[NodeId], seed: u64) -> Options {
         resend_after_millis: 1000,
         founders: founders.to_vec(),
         seed: seed ^ node.0,
-        ..Options::new(node, SHARDS)
+        ..Options::new(node, Life(life), SHARDS)
     }
 }
 
@@ -148,10 +148,10 @@ impl Cluster {
     fn start(&mut self, at: usize) {
         let founders: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[at];
-        let options = options(node.id, &founders, self.seed);
+        node.life += 1;
+        let options = options(node.id, u64::from(node.life), &founders, self.seed);
         let lane = Lane::recover(options, &mut node.disk, |_| Double::default());
         node.lane = Some(lane.expect("what it wrote it reads"));
-        node.life += 1;
         node.inputs.clear();
         self.connect(at);
     }
@@ -264,8 +264,12 @@ impl Cluster {
         let Ticket::Row { key, value } = ticket else {
             panic!("a ticket of a batch");
         };
-        assert!(matches!(committed, Some(Committed::Yes { .. })));
-        self.rows.insert(key, value);
+        match committed {
+            Some(Committed::Yes { .. }) => drop(self.rows.insert(key, value)),
+            Some(Committed::Conflict { .. }) => panic!("nothing conflicts here"),
+            // Not known: this node got the state that it is in from a peer.
+            None => {}
+        }
     }
 
     /// replicas-agree: at equal applied index, equal state.
@@ -554,7 +558,10 @@ fn three_nodes_elect_leaders_and_take_batches_from_all() {
 #[test]
 fn what_is_answered_survives_whatever_happens_to_a_minority_at_a_time() {
     let (mut crashes, mut stored) = (0, 0);
-    for seed in 0..12 {
+    // The last ones once failed: a checkpoint that was replaced while it was being sent, one that
+    // took more for agreed on than it held, and an election after a snapshot.
+    for seed in (0..30).chain([318, 324, 918]) {
+        eprintln!("seed {seed}");
         let mut cluster = Cluster::new(seed, 3);
         cluster.advance(2_000_000);
         for _ in 0..400 {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::double::{Ask, Double, Told, put};
 use crate::batch::Outcome;
-use crate::ids::{NodeId, Now, ShardId, Time};
+use crate::ids::{Life, NodeId, Now, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
 use crate::log::sim::SimDisk;
@@ -50,29 +50,30 @@ struct World {
     now: Now,
     next_value: u64,
     expected: Expected,
+    lives: u64,
     crashes: u32,
     resends: u32,
 }
 
-fn options() -> Options {
+fn options(life: u64) -> Options {
     Options {
         segment_bytes: 32 << 10,
         young_bytes: 16 << 10,
         read_cache_bytes: 64 << 10,
         checkpoint_bytes_min: 8 << 10,
         resend_after_millis: 400,
-        ..Options::new(NodeId(5), SHARDS)
+        ..Options::new(NodeId(5), Life(life), SHARDS)
     }
 }
 
-fn recover(disk: &mut SimDisk) -> Lane<Double, Ticket> {
-    Lane::recover(options(), disk, |_| Double::default()).expect("what it wrote it reads")
+fn recover(disk: &mut SimDisk, life: u64) -> Lane<Double, Ticket> {
+    Lane::recover(options(life), disk, |_| Double::default()).expect("what it wrote it reads")
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut disk = SimDisk::new(seed);
-        let lane = recover(&mut disk);
+        let lane = recover(&mut disk, 1);
         Self {
             random: seed,
             disk,
@@ -84,6 +85,7 @@ impl World {
             },
             next_value: 1,
             expected: Expected::default(),
+            lives: 1,
             crashes: 0,
             resends: 0,
         }
@@ -224,7 +226,8 @@ impl World {
         self.disk.crash();
         self.inputs.clear();
         self.crashes += 1;
-        self.lane = recover(&mut self.disk);
+        self.lives += 1;
+        self.lane = recover(&mut self.disk, self.lives);
         self.settle();
         self.check();
     }
@@ -370,7 +373,8 @@ impl World {
         self.inputs.push_back(Input::Stop);
         self.settle();
         self.note_gone();
-        self.lane = recover(&mut self.disk);
+        self.lives += 1;
+        self.lane = recover(&mut self.disk, self.lives);
         self.settle();
         self.check();
     }
@@ -436,7 +440,7 @@ fn the_disk_goes_back_to_its_floor() {
     }
     let used = world.disk.used_bytes();
     assert!(
-        used < 16 * u64::from(options().segment_bytes),
+        used < 16 * u64::from(options(1).segment_bytes),
         "{used} bytes used"
     );
 }

@@ -99,6 +99,10 @@ impl Machine for Double {
     type Input = Ask;
     type Effect = Told;
 
+    fn blank(&self) -> Self {
+        Self::default()
+    }
+
     fn apply(
         &mut self,
         meta: &ApplyMeta,
@@ -219,11 +223,14 @@ impl Machine for Double {
         Ok(())
     }
 
-    fn restored(&mut self, bodies: &mut dyn Bodies) -> Result<(), Malformed> {
+    fn restored(&mut self) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    fn retain_all(&self, bodies: &mut dyn Bodies) {
         for (id, kept) in &self.kept {
             bodies.retain(KEY, *id, kept.place, kept.len);
         }
-        Ok(())
     }
 
     fn live(&self, key: u64, ids: RangeInclusive<u64>, out: &mut Vec<LiveRef>) {

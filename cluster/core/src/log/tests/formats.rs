@@ -165,7 +165,9 @@ fn a_survivor_of_version_1_is_found() {
             len: 21,
         });
     };
-    let moved = recovery.relocations(&mut disk, live).expect("found");
+    let moved = recovery
+        .relocations(&mut disk, live, &|_| false)
+        .expect("found");
     let expected = Place {
         segment: copies,
         offset: SEGMENT_HEAD_BYTES + 2 * HEAD_BYTES,
@@ -179,7 +181,11 @@ fn a_survivor_of_version_1_is_found() {
             len: 22,
         });
     };
-    assert!(recovery.relocations(&mut disk, wrong_length).is_err());
+    assert!(
+        recovery
+            .relocations(&mut disk, wrong_length, &|_| false)
+            .is_err()
+    );
 }
 
 #[test]

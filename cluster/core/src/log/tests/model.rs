@@ -240,7 +240,9 @@ impl Model {
                     shard.relocate(moved.key, moved.id, moved.from, moved.to, &mut bodies);
                 }
                 Event::CheckpointDurable { .. } => self.checkpoints += 1,
-                Event::CheckpointFailed { .. } => {}
+                Event::CheckpointFailed { .. }
+                | Event::CheckpointRead { .. }
+                | Event::AdoptedLost => {}
             }
         }
     }
@@ -318,9 +320,10 @@ impl Model {
             assert_eq!(index.0, fresh[at].applied + 1);
             fresh[at].apply(&payload, place, &mut recovery.log().bodies(shard));
         }
-        let moved = recovery.relocations(&mut self.disk, |shard, key, ids, out| {
+        let live = |shard: ShardId, key, ids, out: &mut Vec<LiveRef>| {
             fresh[shard.0 as usize - 1].live(key, ids, out);
-        })?;
+        };
+        let moved = recovery.relocations(&mut self.disk, live, &|_| false)?;
         for moved in moved {
             let shard = &mut fresh[moved.shard.0 as usize - 1];
             let mut bodies = recovery.log().bodies(moved.shard);
