@@ -10,6 +10,7 @@ mod apply;
 mod checkpoint;
 pub mod command;
 pub mod effect;
+mod expiries;
 pub mod input;
 mod leader;
 #[cfg(test)]
@@ -116,7 +117,7 @@ impl Machine for Shard {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        None
+        self.leader.deadline()
     }
 
     fn checkpoint_begin(&mut self, out: &mut dyn CheckpointWriter) {
@@ -137,8 +138,8 @@ impl Machine for Shard {
 
     fn restored(&mut self, bodies: &mut dyn Bodies) -> Result<(), Malformed> {
         self.saving.restored(&self.slots)?;
-        for slot in self.slots.iter() {
-            slot.queue.retain_all(bodies);
+        for slot in self.slots.iter_mut() {
+            slot.queue.restored(bodies);
         }
         Ok(())
     }
