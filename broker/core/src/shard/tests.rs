@@ -261,6 +261,33 @@ fn a_checkpoint_that_lacks_a_chunk_is_refused() {
     }
 }
 
+/// A queue that goes while its blocks are being written leaves the next one whole.
+#[test]
+fn a_queue_may_be_dropped_in_the_middle_of_a_checkpoint() {
+    let mut rig = Rig::new(true);
+    for number in 0..2 {
+        let queue = queue_of(number);
+        let config = QueueConfig::default();
+        rig.input(Input::Create { queue, config });
+    }
+    rig.commit();
+    rig.publish(&[queue_of(0), queue_of(1)], None, b"body");
+    rig.commit();
+    rig.begin_checkpoint();
+    let begun = rig.applied;
+    assert!(rig.step_checkpoint(1).is_none(), "one block of the first");
+    rig.input(Input::Drop { queue: queue_of(0) });
+    rig.commit();
+    let chunks = loop {
+        if let Some(chunks) = rig.step_checkpoint(1) {
+            break chunks;
+        }
+    };
+    let dump = rig.dump();
+    rig.restart(&chunks, begun);
+    assert_eq!(rig.dump(), dump);
+}
+
 #[test]
 fn survivors_are_named_and_moved() {
     let mut rig = Rig::new(true);
