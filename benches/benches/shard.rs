@@ -221,7 +221,7 @@ fn publishes(queues: u64, body_bytes: usize) -> Bytes {
     let mut batch = Batch::new(BATCH * (body_bytes + 128));
     for number in 0..BATCH as u64 {
         let queue = QueueId(1 + number % queues);
-        batch.push(|out| command::encode_enqueue(out, &[queue], &message));
+        batch.push(|out| command::encode_enqueue(out, &[queue], None, &message));
     }
     seal(batch)
 }

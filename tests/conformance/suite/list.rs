@@ -59,6 +59,7 @@ pub(crate) const CHECKS: &[&str] = &[
     "body_empty",
     "body_frame_boundaries",
     "properties_all",
+    "expiration_expires",
     "header_types",
     "user_id_mismatch",
     "direct_reply_to",

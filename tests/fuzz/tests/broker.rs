@@ -210,6 +210,7 @@ struct Rig {
     effects: Vec<Effect>,
     proposals: Batch,
     index: u64,
+    now: Now,
 }
 
 impl Rig {
@@ -220,6 +221,7 @@ impl Rig {
             effects: Vec::new(),
             proposals: Batch::default(),
             index: 0,
+            now: Now::default(),
         };
         rig.with(Shard::lead);
         rig
@@ -227,7 +229,7 @@ impl Rig {
 
     fn with<R>(&mut self, act: impl FnOnce(&mut Shard, &mut Context<'_, Effect>) -> R) -> R {
         let mut context = Context {
-            now: Now::default(),
+            now: self.now,
             leads: Some(Term(1)),
             bodies: &mut self.memory,
             effects: &mut self.effects,
@@ -245,7 +247,7 @@ impl Rig {
         let meta = ApplyMeta {
             index: Index(self.index),
             term: Term(1),
-            time: Time(0),
+            time: self.now.wall,
             commands,
             place: Place { segment, offset: 0 },
         };
@@ -335,8 +337,8 @@ fn first_entry() -> (u32, Bytes) {
         body: b"a body",
         ..Parts::default()
     };
-    for _ in 0..5 {
-        batch.push(|out| command::encode_enqueue(out, &[QueueId(1), QueueId(2)], &message));
+    for ttl in [None, Some(300), None, Some(20), Some(900)] {
+        batch.push(|out| command::encode_enqueue(out, &[QueueId(1), QueueId(2)], ttl, &message));
     }
     (batch.commands(), payload(batch))
 }
@@ -423,8 +425,15 @@ fn shards() {
             // Questions of any kind, then a checkpoint that gives the same state back.
             let mut rig = led();
             for chunk in bytes.as_chunks::<4>().0.iter().take(64) {
+                rig.now.wall.0 += u64::from(chunk[2]);
+                rig.now.mono = rig.now.mono.plus_millis(u64::from(chunk[2]));
                 rig.ask(question(chunk));
                 rig.rest();
+                let deadline = rig.shard.deadline();
+                assert!(
+                    deadline.is_none_or(|it| it > rig.now.mono),
+                    "it is done for now"
+                );
             }
             let chunks = rig.chunks();
             let mut again = Shard::new(ShardOptions { logged: true });

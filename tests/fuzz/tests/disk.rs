@@ -6,12 +6,13 @@
 use bytes::{Bytes, BytesMut};
 use warren_cluster_core::batch;
 use warren_cluster_core::checkpoint::{self, Header, Writer};
-use warren_cluster_core::ids::{Index, NodeId, Place, SegmentId, Seq, ShardId, Term};
+use warren_cluster_core::ids::{Index, Life, NodeId, SegmentId, Seq, ShardId, Term};
+use warren_cluster_core::link;
 use warren_cluster_core::log::disk::FileName;
 use warren_cluster_core::log::record::{self, At, Head, Kind};
 use warren_cluster_core::log::sim::SimDisk;
 use warren_cluster_core::log::{Item, Options, Position, Recovery};
-use warren_cluster_core::machine::{Bodies, CheckpointWriter, Machine};
+use warren_cluster_core::machine::{CheckpointWriter, Machine};
 use warren_cluster_core::origins::Origins;
 use warren_cluster_core::replica;
 use warren_cluster_core::rows::{Precondition, RowKey, Rows, Transaction, Version, Write};
@@ -125,15 +126,30 @@ fn checkpoints() {
         });
 }
 
-struct NoBodies;
-
-impl Bodies for NoBodies {
-    fn get(&mut self, _place: Place, _len: u32) -> Option<Bytes> {
-        None
-    }
-    fn want(&mut self, _key: u64, _place: Place, _len: u32) {}
-    fn retain(&mut self, _key: u64, _id: u64, _place: Place, _len: u32) {}
-    fn release(&mut self, _place: Place, _len: u32) {}
+/// What another node sends: any bytes are parcels or an error, and parcels are sent as they were
+/// read.
+#[test]
+fn envelopes() {
+    bolero::check!()
+        .with_generator(bytes_up_to(600))
+        .for_each(|bytes: &Vec<u8>| {
+            let mut versioned = vec![link::VERSION];
+            versioned.extend_from_slice(bytes);
+            let Ok(parcels) = link::open(&versioned.into()) else {
+                return;
+            };
+            let mut mail = link::Mail::default();
+            for (shard, parcel) in &parcels {
+                mail.send(NodeId(1), *shard, parcel);
+            }
+            let mut envelopes = Vec::new();
+            mail.take(&mut envelopes);
+            let again: usize = envelopes
+                .iter()
+                .map(|it| link::open(&it.parts.concat().into()).expect("ours").len())
+                .sum();
+            assert_eq!(again, parcels.len());
+        });
 }
 
 #[test]
@@ -172,7 +188,7 @@ fn states() {
 /// Whole ones with some damage: random bytes seldom come as far as the second field.
 fn damaged_states(bytes: &[u8]) {
     let mut origins = Origins::default();
-    let origin = origins.open(NodeId(1), Index(3));
+    let origin = origins.open(NodeId(1), Life(4), Index(3));
     origins.record(origin, Seq(1), batch::Outcome::Stored);
     let mut head = Vec::new();
     origins.encode(&mut head);

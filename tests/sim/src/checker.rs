@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use warren_cluster_core::ids::Time;
+
 /// One publish, as far as one queue is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MessageKey {
@@ -57,6 +59,8 @@ struct Fate {
     refused: bool,
     /// The queue is not logged: it may go with the node.
     fragile: bool,
+    /// It expires, but not before this.
+    expiry: Option<Time>,
     deliveries: u32,
     acknowledged: bool,
     /// Since the acknowledgement nothing happened that could have lost it.
@@ -76,6 +80,8 @@ pub struct Checker {
     /// By churning client and slot.
     names: BTreeMap<(u32, u32), Names>,
     violations: Vec<Violation>,
+    /// The clock on the wall.
+    pub now: Time,
     /// What happened to which message, for the trace: whoever steps the clients takes it.
     pub notes: Vec<(&'static str, MessageKey)>,
     pub published: u64,
@@ -86,13 +92,15 @@ pub struct Checker {
 }
 
 impl Checker {
-    pub fn published(&mut self, key: MessageKey, fragile: bool) {
+    /// A publish leaves its client, with a time to live in milliseconds if it has one.
+    pub fn published(&mut self, key: MessageKey, fragile: bool, ttl: Option<u64>) {
         self.published += 1;
         self.notes.push(("published", key));
         self.fates.insert(
             key,
             Fate {
                 fragile,
+                expiry: ttl.map(|millis| Time(self.now.0 + millis)),
                 ..Fate::default()
             },
         );
@@ -266,12 +274,16 @@ impl Checker {
         self.violations.push(Violation { invariant, text });
     }
 
-    /// All queues were drained: every confirmed message must have been acknowledged by then.
+    /// All queues were drained: every confirmed message must have been acknowledged by then, or
+    /// have had the time to expire.
     pub fn drained(&mut self) {
+        let now = self.now;
+        let may_expire = |fate: &Fate| fate.expiry.is_some_and(|expiry| expiry <= now);
         let lost: Vec<_> = self
             .fates
             .iter()
             .filter(|(_, fate)| fate.confirmed && !fate.acknowledged && !fate.may_be_lost)
+            .filter(|(_, fate)| !may_expire(fate))
             .map(|(key, fate)| format!("{key:?} was confirmed and is gone ({fate:?})"))
             .take(10)
             .collect();
@@ -310,7 +322,7 @@ mod tests {
     fn an_honest_run_has_no_violations() {
         let mut checker = Checker::default();
         for seq in 1..=3 {
-            checker.published(key(seq), false);
+            checker.published(key(seq), false, None);
             checker.confirmed(key(seq));
             checker.delivered(9, key(seq), false, true);
         }
@@ -326,14 +338,14 @@ mod tests {
     fn each_violation_has_its_name() {
         let mut checker = Checker::default();
         checker.delivered(9, key(1), false, true);
-        checker.published(key(2), false);
-        checker.published(key(3), false);
+        checker.published(key(2), false, None);
+        checker.published(key(3), false, None);
         checker.delivered(9, key(3), false, true);
         checker.delivered(9, key(2), false, true);
         checker.delivered(9, key(2), false, true);
         checker.acknowledged(key(3));
         checker.delivered(9, key(3), true, true);
-        checker.published(key(4), false);
+        checker.published(key(4), false, None);
         checker.confirmed(key(4));
         checker.drained();
         assert_eq!(
@@ -350,9 +362,22 @@ mod tests {
     }
 
     #[test]
+    fn what_expires_may_go_once_its_time_has_come() {
+        let mut checker = Checker::default();
+        checker.published(key(1), false, Some(50));
+        checker.confirmed(key(1));
+        checker.now = Time(50);
+        checker.drained();
+        assert_eq!(names(&checker), Vec::<&str>::new());
+        checker.now = Time(49);
+        checker.drained();
+        assert_eq!(names(&checker), ["confirmed-survives"]);
+    }
+
+    #[test]
     fn an_unlogged_queue_may_go_with_its_node() {
         let mut checker = Checker::default();
-        checker.published(key(1), true);
+        checker.published(key(1), true, None);
         checker.confirmed(key(1));
         checker.node_died();
         checker.drained();

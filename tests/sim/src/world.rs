@@ -232,6 +232,7 @@ impl World {
     fn pass(&mut self, micros: u64) {
         self.now.mono.0 += micros;
         self.now.wall.0 = WALL_MILLIS + self.now.mono.0 / 1000;
+        self.checker.now = self.now.wall;
     }
 
     /// One small thing that is no fault.

@@ -358,7 +358,7 @@ fn positive(value: &FieldValue, arguments: &FieldTable) -> Checked {
 fn expiry(value: &FieldValue, arguments: &FieldTable) -> Checked {
     not_negative(value, arguments)?;
     match number(value)? {
-        found if found > EXPIRY_MS_MAX => Err(format!("{{value_too_big,{found}}}")),
+        found if found > EXPIRY_MS_MAX => Err(format!("{{value_too_large,{found}}}")),
         _ => Ok(()),
     }
 }

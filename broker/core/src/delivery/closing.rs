@@ -19,8 +19,6 @@ const KEPT_RUNS_MAX: usize = 16_384;
 pub(super) struct Purge {
     /// Where its last command ends.
     end: u64,
-    /// How many messages without a grip it removes.
-    doomed: u64,
     messages: u64,
     asker: SessionId,
     token: Token,
@@ -42,19 +40,17 @@ impl Delivery {
                 add_to_runs(&mut kept, id);
             }
         }
-        let doomed = messages - self.returned.len() as u64;
+        self.doomed += messages - self.returned.len() as u64;
         self.leaving += self.returned.len() as u64;
         for id in std::mem::take(&mut self.returned) {
             if let Some(grip) = self.grips.get_mut(id) {
                 grip.state = State::Leaving;
             }
         }
-        self.doomed += doomed;
         self.cursor = queue.next;
         propose_purge(queue, &kept, context);
         self.purges.push_back(Purge {
             end: queue.next,
-            doomed,
             messages,
             asker,
             token,
@@ -66,7 +62,6 @@ impl Delivery {
         let Some(purge) = self.purges.pop_front_if(|purge| purge.end == end) else {
             return;
         };
-        self.doomed -= purge.doomed;
         let messages = purge.messages;
         effects.push(reply(purge.asker, purge.token, Reply::Purged { messages }));
     }

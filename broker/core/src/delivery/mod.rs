@@ -1,7 +1,8 @@
 //! Who gets which message of one queue: the leader's own state, never replicated.
 //!
 //! Invariants:
-//! - a live message below `cursor` has a grip, but for those that a purge on its way removes;
+//! - a live message below `cursor` has a grip, but for the doomed: those that a purge on its way
+//!   removes, and those that have expired and never were out;
 //!   one at or above `cursor` has none: it is ready and this leader has not handed it out;
 //! - a message has one holder at most; one whose removal is proposed has none and gets none;
 //! - a consumer holds no more messages than its prefetch, and was handed no more than its window;
@@ -12,6 +13,7 @@
 //! queue, which has no log to wait for, is changed here at once.
 
 mod closing;
+mod expiring;
 mod grips;
 mod holders;
 mod settling;
@@ -20,6 +22,7 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use warren_cluster_core::ids::Time;
 use warren_cluster_core::machine::{Bodies, Context};
 
 use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
@@ -49,6 +52,8 @@ pub(crate) struct Terms {
     pub(crate) logged: bool,
     /// Messages below this id may have been delivered by an earlier leader.
     pub(crate) suspect: u64,
+    /// The clock that entries are stamped with.
+    pub(crate) now: Time,
 }
 
 /// What is out of a queue and who wants more of it.
@@ -62,8 +67,11 @@ pub(crate) struct Delivery {
     held: u64,
     /// Grips that are leaving.
     leaving: u64,
-    /// Messages without a grip that purges on their way remove.
+    /// Messages without a grip whose removal is on its way.
     doomed: u64,
+    /// Messages from this id on came while somebody waited: they go to those who do, expired or
+    /// not.
+    fresh: Option<u64>,
     holders: Holders,
     gets: VecDeque<Get>,
     purges: VecDeque<Purge>,
@@ -130,6 +138,8 @@ impl Delivery {
         self.holders.is_empty()
             && self.grips.len() == 0
             && self.purges.is_empty()
+            && self.doomed == 0
+            && self.fresh.is_none()
             && self.settles.is_empty()
             && self.returns.is_empty()
             && !self.closing
@@ -200,7 +210,7 @@ impl Delivery {
         self.suspended = false;
     }
 
-    /// Hands out what can go out.
+    /// Hands out what can go out, and lets go of what has expired.
     pub(crate) fn serve(
         &mut self,
         queue: &mut Queue,
@@ -208,26 +218,30 @@ impl Delivery {
         sessions: &mut Sessions,
         context: &mut Context<'_, Effect>,
     ) {
-        if self.suspended || self.closing {
+        if self.closing {
             return;
         }
-        self.serve_gets(queue, terms, sessions, context);
-        if self.gets.is_empty() {
-            self.serve_consumers(queue, terms, context);
+        let waits = self.suspended
+            || self.serve_gets(queue, terms, sessions, context)
+            || self.serve_consumers(queue, terms, context);
+        if !waits {
+            self.fresh = None;
         }
+        self.expire(queue, terms, context.bodies);
     }
 
+    /// Answers gets; true when the next one has to wait.
     fn serve_gets(
         &mut self,
         queue: &mut Queue,
         terms: Terms,
         sessions: &mut Sessions,
         context: &mut Context<'_, Effect>,
-    ) {
+    ) -> bool {
         while let Some(get) = self.gets.front() {
             let (slot, auto_ack, token) = (get.slot, get.auto_ack, get.token);
             let message = match self.next(queue, terms, context) {
-                Next::Later => return,
+                Next::Later => return true,
                 Next::Nothing => None,
                 Next::Message {
                     delivered,
@@ -246,6 +260,7 @@ impl Delivery {
             party.held += u32::from(message.is_some() && !auto_ack);
             let session = party.holder.session;
             self.leave(slot, queue.id, sessions);
+            self.expire(queue, terms, context.bodies);
             let ready = self.ready(queue);
             context.effects.push(Effect::Got {
                 session,
@@ -254,23 +269,30 @@ impl Delivery {
                 ready,
             });
         }
+        false
     }
 
+    /// Serves consumers; true when the next message has to wait.
     fn serve_consumers(
         &mut self,
         queue: &mut Queue,
         terms: Terms,
         context: &mut Context<'_, Effect>,
-    ) {
+    ) -> bool {
         let mut touched = Vec::new();
+        let mut waits = false;
         while let Some((slot, auto_ack)) = self.holders.turn() {
             let holder = (!auto_ack).then_some(slot);
-            let Next::Message {
-                delivered,
-                returned,
-            } = self.next(queue, terms, context)
-            else {
-                break;
+            let (delivered, returned) = match self.next(queue, terms, context) {
+                Next::Message {
+                    delivered,
+                    returned,
+                } => (delivered, returned),
+                Next::Nothing => break,
+                Next::Later => {
+                    waits = true;
+                    break;
+                }
             };
             self.hand_out(queue, terms, context.bodies, &delivered, returned, holder);
             if self.holders.give(slot, delivered) {
@@ -291,20 +313,17 @@ impl Delivery {
                 messages: std::mem::take(&mut consumer.batch),
             });
         }
+        waits
     }
 
     /// The message to hand out next, with its body.
-    fn next(&mut self, queue: &Queue, terms: Terms, context: &mut Context<'_, Effect>) -> Next {
-        let returned = self.returned.first().copied();
-        let found = match returned {
-            Some(id) => queue.messages.get(id).map(|message| (id, message)),
-            None => queue.messages.first_from(self.cursor),
-        };
-        let Some((id, message)) = found else {
-            debug_assert!(returned.is_none(), "a returned message is in the queue");
+    fn next(&mut self, queue: &mut Queue, terms: Terms, context: &mut Context<'_, Effect>) -> Next {
+        self.expire(queue, terms, context.bodies);
+        let Some(head) = self.head(queue) else {
             return Next::Nothing;
         };
-        if returned.is_none() && terms.logged && !self.is_reserved(id, queue, context) {
+        let (id, message, returned) = (head.id, head.message, head.returned);
+        if !returned && terms.logged && !self.is_reserved(id, queue, context) {
             return Next::Later;
         }
         let Some(bytes) = context.bodies.get(message.place, message.len) else {
@@ -312,18 +331,16 @@ impl Delivery {
             self.suspended = true;
             return Next::Later;
         };
-        let count = match returned.and_then(|id| self.grips.get(id)) {
-            Some(grip) => grip.delivery_count,
-            None => message.delivery_count,
-        };
+        let grip = returned.then(|| self.grips.get(id)).flatten();
+        let count = grip.map_or(message.delivery_count, |grip| grip.delivery_count);
         Next::Message {
             delivered: Delivered {
                 id: MessageId(id),
-                redelivered: returned.is_some() || id < terms.suspect,
+                redelivered: returned || id < terms.suspect,
                 delivery_count: u32::from(count),
                 message: bytes,
             },
-            returned: returned.is_some(),
+            returned,
         }
     }
 

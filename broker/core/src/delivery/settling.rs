@@ -69,6 +69,9 @@ impl Delivery {
     /// A message has left the queue: a command that removes it was applied.
     pub(crate) fn forget(&mut self, id: u64, queue: QueueId, sessions: &mut Sessions) {
         let Some(grip) = self.grips.remove(id) else {
+            if id < self.cursor {
+                self.doomed -= 1;
+            }
             return;
         };
         match grip.state {

@@ -107,6 +107,12 @@ fn command(rig: &mut Rig, line: &str, hold: &mut bool) {
         "flush" => rig.flush(),
         "cold" => rig.store.cold = true,
         "warm" => rig.warm(),
+        // Nothing happens but what the shard itself has asked for.
+        "pass" => {
+            if !rig.pass(words.at(1).parse().expect("milliseconds")) {
+                return;
+            }
+        }
         "restart" => {
             let applied = rig.applied;
             rig.restart(&[], 0);
@@ -114,13 +120,17 @@ fn command(rig: &mut Rig, line: &str, hold: &mut bool) {
         }
         "publish" => {
             let queues: Vec<_> = words.at(1).split(',').map(queue).collect();
-            for body in &words.0[2..] {
-                rig.publish(&queues, body.as_bytes());
+            let ttl = words.0.iter().find_map(|word| word.strip_prefix("ttl="));
+            let ttl = ttl.map(|ttl| ttl.parse().expect("a number"));
+            let bodies = words.0[2..].iter().filter(|word| !word.contains('='));
+            for body in bodies {
+                rig.publish(&queues, ttl, body.as_bytes());
             }
         }
         "fill" => {
             for number in 0..words.number("messages", 0) {
-                rig.publish(&[words.queue(1)], format!("m{}", number + 1).as_bytes());
+                let body = format!("m{}", number + 1);
+                rig.publish(&[words.queue(1)], None, body.as_bytes());
             }
         }
         _ => rig.input(input(&words, asker, token)),

@@ -13,7 +13,7 @@ pub(crate) mod reference;
 
 use std::ops::RangeInclusive;
 
-use warren_cluster_core::ids::Place;
+use warren_cluster_core::ids::{Place, Time};
 use warren_cluster_core::machine::{Bodies, LiveRef};
 
 use crate::ids::QueueId;
@@ -34,6 +34,8 @@ pub(crate) struct Queue {
     pub(crate) options: Option<Box<[u8]>>,
     /// Goes with its last consumer.
     pub(crate) auto_delete: bool,
+    /// Since it was last empty a message came that expires: else nobody need look for one.
+    pub(crate) expires: bool,
     /// Gives and takes nothing any more; waits to be dropped.
     pub(crate) closed: bool,
     /// The checkpoint in which its header is written, or which it came too late for.
@@ -49,6 +51,7 @@ impl Queue {
             reserved: 0,
             options: None,
             auto_delete: false,
+            expires: false,
             closed: false,
             epoch,
         }
@@ -59,12 +62,15 @@ impl Queue {
         &mut self,
         place: Place,
         len: u32,
+        expiry: Option<Time>,
         epoch: u32,
         bodies: &mut dyn Bodies,
     ) -> u64 {
         let id = self.next;
         self.next += 1;
-        self.messages.push(id, MessageRef::new(place, len), epoch);
+        self.expires |= expiry.is_some();
+        let message = MessageRef::new(place, len, expiry);
+        self.messages.push(id, message, epoch);
         bodies.retain(self.id.0, id, place, len);
         id
     }
@@ -81,13 +87,14 @@ impl Queue {
                 bodies.release(message.place, message.len);
                 gone(*ids.start());
             }
-            return;
+        } else {
+            self.messages.remove_range(ids, |id, message| {
+                bodies.release(message.place, message.len);
+                gone(id);
+                true
+            });
         }
-        self.messages.remove_range(ids, |id, message| {
-            bodies.release(message.place, message.len);
-            gone(id);
-            true
-        });
+        self.expires &= self.messages.len() > 0;
     }
 
     /// Sets how often the messages in `ids` have failed to be delivered.
@@ -102,6 +109,12 @@ impl Queue {
             bodies.release(message.place, message.len);
         }
         self.messages = Blocks::default();
+    }
+
+    /// Read from a checkpoint.
+    pub(crate) fn restored(&mut self) {
+        let mut all = self.messages.range(0..=u64::MAX);
+        self.expires = all.any(|(_, message)| message.expiry().is_some());
     }
 
     /// Tells the message store of all references.

@@ -14,7 +14,7 @@ pub(crate) struct MessageRef {
     offset: u16,
     /// Failed deliveries.
     pub(crate) delivery_count: u16,
-    /// Milliseconds since 1970, 48 bits; 0 is never. Nothing sets it yet.
+    /// Milliseconds since 1970, 48 bits; 0 is never.
     expiry_low: u32,
     expiry_high: u16,
     /// Priority band. Nothing sets it yet.
@@ -25,6 +25,9 @@ pub(crate) struct MessageRef {
 // Five million of these have to fit beside everything else.
 const _: () = assert!(size_of::<MessageRef>() == 24);
 
+/// The last time that fits a reference: some thousand years from now.
+const EXPIRY_MAX: Time = Time((1 << 48) - 1);
+
 /// Bytes of a reference in a checkpoint.
 pub(crate) const ENCODED_BYTES: usize = 28;
 
@@ -32,22 +35,28 @@ impl MessageRef {
     /// What the place takes at the end of the encoded form.
     pub(crate) const PLACE_BYTES: usize = 8;
 
-    pub(crate) fn new(place: Place, len: u32) -> Self {
+    pub(crate) fn new(place: Place, len: u32, expiry: Option<Time>) -> Self {
+        let expiry = expiry.map_or(0, |time| time.clamp(Time(1), EXPIRY_MAX).0);
         Self {
             place,
             len,
             offset: 0,
             delivery_count: 0,
-            expiry_low: 0,
-            expiry_high: 0,
+            expiry_low: expiry as u32,
+            expiry_high: (expiry >> 32) as u16,
             band: 0,
             flags: 0,
         }
     }
 
-    /// When it expires; 0 is never.
-    pub(crate) fn expiry(&self) -> Time {
-        Time(u64::from(self.expiry_high) << 32 | u64::from(self.expiry_low))
+    /// When it expires, if it does.
+    pub(crate) fn expiry(&self) -> Option<Time> {
+        let millis = self.expiry_millis();
+        (millis > 0).then_some(Time(millis))
+    }
+
+    fn expiry_millis(&self) -> u64 {
+        u64::from(self.expiry_high) << 32 | u64::from(self.expiry_low)
     }
 
     /// Whether it comes first of two in one block.
@@ -60,7 +69,7 @@ impl MessageRef {
         out.extend_from_slice(&self.offset.to_le_bytes());
         out.extend_from_slice(&self.delivery_count.to_le_bytes());
         out.extend_from_slice(&self.len.to_le_bytes());
-        out.extend_from_slice(&self.expiry().0.to_le_bytes());
+        out.extend_from_slice(&self.expiry_millis().to_le_bytes());
         out.push(self.band);
         out.push(self.flags);
         out.extend_from_slice(&[0; 2]);

@@ -2,7 +2,7 @@
 
 use warren_protocol::{DecodeError, ReplyCode, TableError};
 
-use crate::exception::{Exception, Scope};
+use crate::exception::Exception;
 
 /// An exception with class and method id for the close method; 0 and 0 when there is no method.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,16 +14,6 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(code: ReplyCode, text: impl Into<String>) -> Self {
         Exception::new(code, text).into()
-    }
-
-    /// 404, 405, 406..: closes the channel, whatever the code's usual scope.
-    pub(super) fn on_channel(code: ReplyCode, text: impl Into<String>) -> Self {
-        Exception {
-            code,
-            scope: Scope::Channel,
-            text: text.into(),
-        }
-        .into()
     }
 
     /// Names the method at fault, unless one is named.

@@ -31,6 +31,7 @@ mod deliver;
 pub mod direct_reply;
 pub mod event;
 mod events;
+mod expiration;
 mod fault;
 mod flow;
 mod frames;

@@ -16,6 +16,7 @@ use warren_protocol::{
 use super::channel::{Channel, Mode};
 use super::common::{Common, Turn};
 use super::direct_reply::{self, ADDRESS_PREFIX};
+use super::expiration::{self, check_expiration};
 use super::fault::Fault;
 use super::routing::Routing;
 use crate::dispatch::publish::ConfirmRun;
@@ -28,9 +29,6 @@ pub(super) const PUBLISH: (u16, u16) = (60, 40);
 
 /// Room for a body is taken in steps, whatever its header announces.
 const BODY_STEP_BYTES: usize = 64 * 1024;
-
-/// The longest time to live: ten years, as RabbitMQ's.
-const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 
 /// What basic.publish says.
 #[derive(Clone, Copy, Debug)]
@@ -333,6 +331,8 @@ impl Channel {
             properties,
             body,
         };
+        // Checked when it came, and not rewritten since.
+        let ttl = expiration::ttl(Properties::from_raw(properties));
         let batches = routing.shards();
         if batches > 1
             && let Mode::Confirm(confirms) = &mut self.mode
@@ -349,7 +349,7 @@ impl Channel {
         });
         routing.each_shard(|shard, queues| {
             let number = common.publisher.push(shard, run, turn.work, |out| {
-                encode_enqueue(out, queues, &parts);
+                encode_enqueue(out, queues, ttl, &parts);
             });
             self.batches_end = self.batches_end.max(number + 1);
         });
@@ -458,35 +458,6 @@ fn check_user(properties: Properties<'_>, common: &Common) -> Result<(), Fault> 
     }
     let text = format!("user_id property set to '{claimed}' but authenticated user was '{user}'");
     Err(Fault::new(ReplyCode::PreconditionFailed, text))
-}
-
-/// The property must be a number of milliseconds; obeying it comes with time to live, and until
-/// then nothing that carries it is taken.
-fn check_expiration(properties: Properties<'_>) -> Result<(), Fault> {
-    let Some(expiration) = properties.expiration() else {
-        return Ok(());
-    };
-    let digits = expiration.as_bytes();
-    let invalid = |reason: String| {
-        let text = format!("invalid expiration '{expiration}': {reason}");
-        Err(Fault::new(ReplyCode::PreconditionFailed, text))
-    };
-    if digits.is_empty() || !digits[0].is_ascii_digit() {
-        return invalid("no_integer".to_owned());
-    }
-    let number = digits.iter().take_while(|d| d.is_ascii_digit()).count();
-    if number < digits.len() {
-        let rest = digits[number..].escape_ascii();
-        return invalid(format!("{{leftover_string,\"{rest}\"}}"));
-    }
-    let value = std::str::from_utf8(digits).unwrap_or_default();
-    match value.parse::<u64>() {
-        Ok(ms) if ms <= EXPIRATION_MS_MAX => Err(Fault::on_channel(
-            ReplyCode::NotImplemented,
-            "message property 'expiration' is not supported yet",
-        )),
-        _ => invalid(format!("{{value_too_big,{value}}}")),
-    }
 }
 
 /// Gives an unroutable message back.

@@ -4,7 +4,7 @@
 //! then tells the leader's half. Commands for queues that do not exist, or are closed, do nothing.
 
 use bytes::Bytes;
-use warren_cluster_core::ids::Place;
+use warren_cluster_core::ids::{Place, Time};
 use warren_cluster_core::machine::{ApplyMeta, Context, Malformed};
 
 use crate::ids::{MessageId, QueueId};
@@ -26,10 +26,15 @@ impl Shard {
         let mut reader = Reader::new("entry of a queue shard", payload);
         for _ in 0..meta.commands {
             match command::decode(&mut reader)? {
-                Command::Enqueue { queues, message } => {
+                Command::Enqueue {
+                    queues,
+                    ttl,
+                    message,
+                } => {
                     let offset = reader.position() - message.len();
                     let place = meta.place.plus(offset as u32);
-                    self.enqueue(queues, place, message.len() as u32, context);
+                    let expiry = ttl.map(|ttl| Time(meta.time.0.saturating_add(ttl)));
+                    self.enqueue(queues, place, message.len() as u32, expiry, context);
                 }
                 Command::Create(create) => self.create(&create),
                 Command::Drop { queue } => self.drop_queue(queue, context),
@@ -66,6 +71,7 @@ impl Shard {
         queues: Queues<'_>,
         place: Place,
         len: u32,
+        expiry: Option<Time>,
         context: &mut Context<'_, Effect>,
     ) {
         for id in queues.iter() {
@@ -81,7 +87,12 @@ impl Shard {
             let next = slot.queue.next;
             self.saving.before(&mut slot.queue, next..=next, context);
             let epoch = self.saving.epoch();
-            slot.queue.enqueue(place, len, epoch, context.bodies);
+            let message = slot
+                .queue
+                .enqueue(place, len, expiry, epoch, context.bodies);
+            if let Some(expiry) = expiry {
+                self.leader.expiring(slot, message, expiry);
+            }
             if let Some(delivery) = &mut slot.delivery
                 && delivery.wants()
             {
@@ -113,6 +124,7 @@ impl Shard {
             delivery.end(&slot.queue, &mut self.leader.sessions, context.effects);
         }
         slot.queue.release_all(context.bodies);
+        self.leader.expiries.set(queue, None);
         if context.leads.is_some() {
             context.effects.push(Effect::Dropped { queue });
         }
@@ -143,6 +155,7 @@ impl Shard {
         }
         self.saving.before_header(&mut slot.queue, context);
         slot.queue.closed = true;
+        self.leader.expiries.set(id, None);
         if let Some(delivery) = slot.delivery.take() {
             delivery.end(&slot.queue, &mut self.leader.sessions, context.effects);
         }

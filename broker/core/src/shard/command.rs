@@ -23,8 +23,12 @@ const PURGE: u8 = 7;
 const RESERVE: u8 = 8;
 const BARRIER: u8 = 9;
 
+const TTL: u8 = 1;
 const AUTO_DELETE: u8 = 1;
 const UNUSED: u8 = 1;
+
+/// The longest time to live of a message: ten years, as RabbitMQ's.
+pub const TTL_MILLIS_MAX: u64 = 315_360_000_000;
 
 /// What a queue is created with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +47,8 @@ pub enum Command<'a> {
     /// A message for each of the queues. Those that do not exist, or are closed, are passed over.
     Enqueue {
         queues: Queues<'a>,
+        /// Milliseconds from the entry's time on; at most [`TTL_MILLIS_MAX`].
+        ttl: Option<u64>,
         /// Encoded as [`Parts`].
         message: &'a [u8],
     },
@@ -91,15 +97,27 @@ impl<'a> Queues<'a> {
 
 /// Bytes that [`encode_enqueue`] appends.
 #[must_use]
-pub fn enqueue_len(queues: usize, message: &Parts<'_>) -> usize {
-    1 + 1 + 4 + 8 * queues + 4 + message.encoded_len()
+pub fn enqueue_len(queues: usize, ttl: Option<u64>, message: &Parts<'_>) -> usize {
+    let ttl = if ttl.is_some() { 8 } else { 0 };
+    1 + 1 + ttl + 4 + 8 * queues + 4 + message.encoded_len()
 }
 
-/// Appends an enqueue: the one copy that a publish costs.
-pub fn encode_enqueue(out: &mut BytesMut, queues: &[QueueId], message: &Parts<'_>) {
-    out.reserve(enqueue_len(queues.len(), message));
+/// Appends an enqueue: the one copy that a publish costs. A message with a `ttl` expires so many
+/// milliseconds after its entry's time, [`TTL_MILLIS_MAX`] at most.
+pub fn encode_enqueue(
+    out: &mut BytesMut,
+    queues: &[QueueId],
+    ttl: Option<u64>,
+    message: &Parts<'_>,
+) {
+    out.reserve(enqueue_len(queues.len(), ttl, message));
     out.put_u8(ENQUEUE);
-    out.put_u8(0);
+    if let Some(ttl) = ttl {
+        out.put_u8(TTL);
+        out.put_u64_le(ttl.min(TTL_MILLIS_MAX));
+    } else {
+        out.put_u8(0);
+    }
     out.put_u32_le(queues.len() as u32);
     for queue in queues {
         out.put_u64_le(queue.0);
@@ -214,7 +232,13 @@ pub(crate) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, Malform
 }
 
 fn decode_enqueue<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, Malformed> {
-    flag(reader, 0)?;
+    let ttl = match flag(reader, TTL)? {
+        true => Some(reader.u64()?),
+        false => None,
+    };
+    if ttl.is_some_and(|ttl| ttl > TTL_MILLIS_MAX) {
+        return Err(reader.malformed("time to live out of range"));
+    }
     let queues = reader.u32()? as usize;
     let Some(bytes) = queues.checked_mul(8) else {
         return Err(reader.malformed("too many queues"));
@@ -222,7 +246,11 @@ fn decode_enqueue<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, Malformed>
     let queues = Queues(reader.take(bytes)?);
     let len = reader.u32()? as usize;
     let message = reader.take(len)?;
-    Ok(Command::Enqueue { queues, message })
+    Ok(Command::Enqueue {
+        queues,
+        ttl,
+        message,
+    })
 }
 
 fn decode_create<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, Malformed> {
@@ -271,8 +299,11 @@ mod tests {
             body: b"x",
             ..Parts::default()
         };
-        encode_enqueue(&mut out, &[queue, QueueId(8)], &parts);
-        assert_eq!(out.len(), enqueue_len(2, &parts));
+        encode_enqueue(&mut out, &[queue, QueueId(8)], None, &parts);
+        assert_eq!(out.len(), enqueue_len(2, None, &parts));
+        let before = out.len();
+        encode_enqueue(&mut out, &[queue], Some(50), &parts);
+        assert_eq!(out.len() - before, enqueue_len(1, Some(50), &parts));
         let create = Create {
             queue,
             auto_delete: true,
@@ -289,11 +320,19 @@ mod tests {
         encode_barrier(&mut out, SessionId(1), Token(2));
 
         let mut reader = Reader::new("command", &out);
-        let Ok(Command::Enqueue { queues, message }) = decode(&mut reader) else {
-            unreachable!("the first is an enqueue")
-        };
-        assert!(queues.iter().eq([queue, QueueId(8)]));
-        assert_eq!(Parts::decode(message), Some(parts));
+        for (expected, expected_ttl) in [(&[queue, QueueId(8)][..], None), (&[queue], Some(50))] {
+            let Ok(Command::Enqueue {
+                queues,
+                ttl,
+                message,
+            }) = decode(&mut reader)
+            else {
+                unreachable!("two enqueues come first")
+            };
+            assert!(queues.iter().eq(expected.iter().copied()));
+            assert_eq!(ttl, expected_ttl);
+            assert_eq!(Parts::decode(message), Some(parts));
+        }
         assert_eq!(decode(&mut reader), Ok(Command::Create(create)));
         assert_eq!(decode(&mut reader), Ok(Command::Drop { queue }));
         let close = Command::Close {
@@ -316,6 +355,15 @@ mod tests {
         assert!(kept.iter().eq([(5, 6)]));
         assert!(decode(&mut reader).is_ok() && decode(&mut reader).is_ok());
         assert!(reader.is_empty());
+    }
+
+    #[test]
+    fn a_time_to_live_beyond_the_limit_is_refused() {
+        let mut out = BytesMut::new();
+        encode_enqueue(&mut out, &[], Some(u64::MAX), &Parts::default());
+        assert!(read(&out).is_ok(), "cut to the limit");
+        out[2..10].copy_from_slice(&(TTL_MILLIS_MAX + 1).to_le_bytes());
+        assert!(read(&out).is_err());
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use warren_cluster_core::ids::{Instant, Time};
 use warren_cluster_core::machine::Context;
 
 use crate::delivery::{Delivery, RESERVE_AHEAD, Sessions, Terms};
@@ -15,6 +16,7 @@ use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
 use super::Shard;
 use super::command::{self, Create};
 use super::effect::{Effect, Refusal, Reply};
+use super::expiries::Expiries;
 use super::input::{Attach, Input, QueueConfig, Settle};
 use super::slots::Slot;
 
@@ -34,6 +36,9 @@ pub(super) struct Leader {
     unparked: Vec<Input>,
     /// Inputs that came before this replica led.
     waiting: VecDeque<Input>,
+    pub(super) expiries: Expiries,
+    /// When the first of `expiries` is due, by the clock that deadlines are told in.
+    wake: Option<Instant>,
 }
 
 impl Leader {
@@ -43,6 +48,28 @@ impl Leader {
             delivery.active = true;
             self.active.push(slot);
         }
+    }
+
+    /// A message that expires was put into the queue.
+    pub(super) fn expiring(&mut self, slot: &mut Slot, message: u64, expiry: Time) {
+        if !self.leads {
+            return;
+        }
+        let ready = match &mut slot.delivery {
+            Some(delivery) => {
+                delivery.expects(message);
+                delivery.ready(&slot.queue)
+            }
+            None => slot.queue.messages.len(),
+        };
+        if ready == 1 {
+            self.expiries.set(slot.queue.id, Some(expiry));
+        }
+    }
+
+    /// When the next message expires at the head of its queue.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.wake
     }
 
     /// The queue is there, whoever made it.
@@ -99,6 +126,11 @@ impl Shard {
         for slot in self.slots.iter_mut() {
             // Nobody can have delivered what was not there yet.
             slot.suspect = slot.queue.reserved.min(slot.queue.next);
+            if slot.queue.expires && !slot.queue.closed {
+                let head = slot.queue.messages.first_from(0);
+                let expiry = head.and_then(|(_, message)| message.expiry());
+                self.leader.expiries.set(slot.queue.id, expiry);
+            }
             if slot.queue.closed {
                 let queue = slot.queue.id;
                 context.effects.push(Effect::Unused { queue });
@@ -135,30 +167,72 @@ impl Shard {
     /// The end of a step: serves the queues that something happened to, and proposes.
     pub(super) fn hand_out(&mut self, context: &mut Context<'_, Effect>) {
         if !self.leader.leads || context.leads.is_none() {
+            self.leader.wake = None;
             return;
         }
         for input in std::mem::take(&mut self.leader.unparked) {
             self.take_input(input, context);
         }
+        self.activate_due(context.now.wall);
         for at in std::mem::take(&mut self.leader.active) {
-            let Some(slot) = self.slots.at_mut(at) else {
-                continue;
-            };
-            let terms = terms(self.options.logged, slot);
-            let Some(delivery) = &mut slot.delivery else {
-                continue;
-            };
-            if !std::mem::take(&mut delivery.active) {
-                continue;
-            }
-            delivery.serve(&mut slot.queue, terms, &mut self.leader.sessions, context);
-            delivery.propose(slot.queue.id, context);
-            self.leader.tidy(slot);
+            self.serve(at, context);
         }
+        let now = context.now;
+        let first = self.leader.expiries.first();
+        self.leader.wake =
+            first.map(|time| now.mono.plus_millis(time.0.saturating_sub(now.wall.0)));
         for (session, token) in std::mem::take(&mut self.leader.barriers) {
             let write = |out: &mut _| command::encode_barrier(out, session, token);
             context.proposals.push(write);
             context.urgent = true;
+        }
+    }
+
+    /// Queues whose head has expired are served, which removes it.
+    fn activate_due(&mut self, now: Time) {
+        while let Some(queue) = self.leader.expiries.take_due(now) {
+            if let Some(at) = self.slots.find(queue)
+                && let Some(slot) = self.slots.at_mut(at)
+                && !slot.queue.closed
+            {
+                let delivery = slot.delivery.get_or_insert_default();
+                self.leader.activate(at, delivery);
+            }
+        }
+    }
+
+    fn serve(&mut self, at: u32, context: &mut Context<'_, Effect>) {
+        let Some(slot) = self.slots.at_mut(at) else {
+            return;
+        };
+        let terms = terms(self.options.logged, slot, context.now.wall);
+        let Some(delivery) = &mut slot.delivery else {
+            return;
+        };
+        if !std::mem::take(&mut delivery.active) {
+            return;
+        }
+        delivery.serve(&mut slot.queue, terms, &mut self.leader.sessions, context);
+        delivery.propose(slot.queue.id, context);
+        let expiry = delivery.next_expiry(&slot.queue);
+        self.leader.expiries.set(slot.queue.id, expiry);
+        self.leader.tidy(slot);
+    }
+
+    /// Removes what has expired at the head of the queue: what is asked next does not see it.
+    fn expire(&mut self, queue: QueueId, context: &mut Context<'_, Effect>) {
+        let logged = self.options.logged;
+        let Some(at) = self.slots.find(queue) else {
+            return;
+        };
+        if let Some(slot) = self.slots.at_mut(at)
+            && slot.queue.expires
+            && !slot.queue.closed
+        {
+            let terms = terms(logged, slot, context.now.wall);
+            let delivery = slot.delivery.get_or_insert_default();
+            delivery.expire(&mut slot.queue, terms, context.bodies);
+            self.leader.activate(at, delivery);
         }
     }
 
@@ -219,6 +293,7 @@ impl Shard {
                 asker,
                 token,
             } => {
+                self.expire(queue, context);
                 if let Some(reply) = self.count(queue, asker, token) {
                     answer(asker, token, reply, context);
                 }
@@ -233,7 +308,7 @@ impl Shard {
             return;
         };
         if let Some(slot) = self.slots.at_mut(at) {
-            let terms = terms(logged, slot);
+            let terms = terms(logged, slot, context.now.wall);
             if let Some(delivery) = &mut slot.delivery {
                 let sessions = &mut self.leader.sessions;
                 delivery.settle(&mut slot.queue, settle, terms, sessions, context.bodies);
@@ -290,6 +365,7 @@ impl Shard {
         asker: (SessionId, Token),
         context: &mut Context<'_, Effect>,
     ) -> Option<Reply> {
+        self.expire(queue, context);
         let Some(slot) = self.slots.get_mut(queue) else {
             return Some(Reply::NoQueue);
         };
@@ -367,7 +443,7 @@ impl Shard {
         let Some(slot) = self.slots.at_mut(at) else {
             return;
         };
-        let terms = terms(logged, slot);
+        let terms = terms(logged, slot, context.now.wall);
         let Some(delivery) = &mut slot.delivery else {
             return;
         };
@@ -436,6 +512,7 @@ impl Shard {
         token: Token,
         context: &mut Context<'_, Effect>,
     ) {
+        self.expire(queue, context);
         let Some(slot) = self.slots.get_mut(queue).filter(|slot| !slot.queue.closed) else {
             answer(asker, token, Reply::NoQueue, context);
             return;
@@ -477,10 +554,11 @@ impl Shard {
     }
 }
 
-fn terms(logged: bool, slot: &Slot) -> Terms {
+fn terms(logged: bool, slot: &Slot, now: Time) -> Terms {
     Terms {
         logged,
         suspect: slot.suspect,
+        now,
     }
 }
 

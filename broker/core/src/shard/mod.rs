@@ -10,6 +10,7 @@ mod apply;
 mod checkpoint;
 pub mod command;
 pub mod effect;
+mod expiries;
 pub mod input;
 mod leader;
 #[cfg(test)]
@@ -120,7 +121,7 @@ impl Machine for Shard {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        None
+        self.leader.deadline()
     }
 
     fn checkpoint_begin(&mut self, out: &mut dyn CheckpointWriter) {
@@ -140,7 +141,11 @@ impl Machine for Shard {
     }
 
     fn restored(&mut self) -> Result<(), Malformed> {
-        self.saving.restored(&self.slots)
+        self.saving.restored(&self.slots)?;
+        for slot in self.slots.iter_mut() {
+            slot.queue.restored();
+        }
+        Ok(())
     }
 
     fn retain_all(&self, bodies: &mut dyn Bodies) {

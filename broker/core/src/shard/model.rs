@@ -1,11 +1,14 @@
 //! A naive model of a shard's queues, and random lists of what happens to both.
 //!
 //! The model knows each message's fate as a client sees it: nothing lost, nothing twice, in
-//! order, marked when it was out before, never beyond anybody's credit, and counted exactly.
+//! order, marked when it was out before, never beyond anybody's credit, and counted exactly; gone
+//! once it has expired and nothing that lives longer is before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use warren_cluster_core::ids::Time;
+use warren_cluster_core::machine::Machine;
 
 use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
 use crate::message;
@@ -23,6 +26,7 @@ enum Step {
     Publish {
         queues: u8,
         messages: u16,
+        ttl: Option<u16>,
     },
     Attach {
         holder: u8,
@@ -62,6 +66,9 @@ enum Step {
     Count {
         queue: u8,
     },
+    Pass {
+        millis: u8,
+    },
     Cold,
     Warm,
     Flush,
@@ -96,9 +103,11 @@ fn step() -> impl Strategy<Value = Step> {
     let queue = 0u8..QUEUES as u8;
     let on = (holder, queue.clone());
     let many = prop_oneof![4 => 1u16..9, 1 => 500u16..1500];
+    let ttl = prop_oneof![2 => Just(None), 1 => (0u16..20).prop_map(Some)];
     let ids = (0u16..3000, prop_oneof![0u16..4, Just(5000u16)]);
     prop_oneof![
-        4 => (1u8..4, many).prop_map(|(queues, messages)| Step::Publish { queues, messages }),
+        4 => (1u8..4, many, ttl)
+            .prop_map(|(queues, messages, ttl)| Step::Publish { queues, messages, ttl }),
         2 => (on.clone(), terms())
             .prop_map(|((holder, queue), terms)| Step::Attach { holder, queue, terms }),
         1 => on.clone().prop_map(|(holder, queue)| Step::Detach { holder, queue }),
@@ -114,6 +123,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|((holder, queue), auto_ack)| Step::Get { holder, queue, auto_ack }),
         1 => queue.clone().prop_map(|queue| Step::Purge { queue }),
         2 => queue.prop_map(|queue| Step::Count { queue }),
+        2 => (1u8..20).prop_map(|millis| Step::Pass { millis }),
         1 => Just(Step::Cold),
         1 => Just(Step::Warm),
         3 => Just(Step::Flush),
@@ -131,9 +141,15 @@ struct ModelQueue {
     /// Delivered at least once, with the failed deliveries.
     seen: BTreeMap<u64, u32>,
     consumers: BTreeMap<Holder, ModelConsumer>,
+    expiry: BTreeMap<u64, Time>,
+    /// Messages from this id on came while somebody may have waited: they may yet go out.
+    fresh: Option<u64>,
+    /// Expired ones that were fresh and may have gone, though they are not at the head now.
+    unsure: BTreeSet<u64>,
     /// Handed out in this flush.
     out: Vec<u64>,
-    purged: Vec<u64>,
+    /// At least and at most how many each purge on its way removes.
+    purged: Vec<(u64, u64)>,
 }
 
 struct ModelConsumer {
@@ -162,6 +178,37 @@ fn queue_of(number: u8) -> QueueId {
 }
 
 impl ModelQueue {
+    fn has_expired(&self, id: u64, now: Time) -> bool {
+        self.expiry.get(&id).is_some_and(|expiry| *expiry <= now)
+    }
+
+    fn is_fresh(&self, id: u64) -> bool {
+        self.fresh.is_some_and(|fresh| id >= fresh)
+    }
+
+    /// Ready messages without the expired ones at the head, and what may have gone besides.
+    fn certain(&self, now: Time) -> BTreeSet<u64> {
+        let ready = self.ready.iter().copied();
+        let living = ready.skip_while(|id| self.has_expired(*id, now));
+        let unsure = |id| self.is_fresh(id) || self.unsure.contains(&id);
+        living
+            .filter(|id| !(self.has_expired(*id, now) && unsure(*id)))
+            .collect()
+    }
+
+    /// Ready messages without what has certainly gone.
+    fn possible(&self, now: Time) -> BTreeSet<u64> {
+        let ready = self.ready.iter().copied();
+        ready
+            .skip_while(|id| self.has_expired(*id, now) && !self.is_fresh(*id))
+            .collect()
+    }
+
+    fn counts(&self, now: Time) -> (u64, u64) {
+        let certain = self.certain(now).len();
+        (certain as u64, self.possible(now).len() as u64)
+    }
+
     fn take_back(&mut self, id: u64, failed: bool) {
         self.held.remove(&id);
         self.ready.insert(id);
@@ -241,17 +288,28 @@ impl Model {
 
     fn play(&mut self, step: Step) {
         match step {
-            Step::Publish { queues, messages } => {
+            Step::Publish {
+                queues,
+                messages,
+                ttl,
+            } => {
                 let queues: Vec<_> = (0..QUEUES as u8)
                     .filter(|queue| queues & (1 << queue) != 0)
                     .map(queue_of)
                     .collect();
                 for _ in 0..messages {
                     self.published += 1;
-                    self.rig.publish(&queues, &self.published.to_le_bytes());
+                    let ttl = ttl.map(u64::from);
+                    self.rig
+                        .publish(&queues, ttl, &self.published.to_le_bytes());
                 }
             }
             Step::Flush => self.flush(),
+            Step::Pass { millis } => {
+                if self.rig.pass(u64::from(millis)) {
+                    self.flush();
+                }
+            }
             Step::Gather => self.rig.gather(),
             Step::Apply { entries } => (0..entries).for_each(|_| self.apply()),
             Step::Cold => self.rig.store.cold = true,
@@ -371,9 +429,11 @@ impl Model {
 
     fn purge(&mut self, number: u8) -> Input {
         let queue = queue_of(number);
+        let now = self.rig.now.wall;
         let model = self.queue(queue);
-        let ready = std::mem::take(&mut model.ready);
-        model.purged.push(ready.len() as u64);
+        let counts = model.counts(now);
+        model.purged.push(counts);
+        model.ready.clear();
         Input::Purge {
             queue,
             asker: SessionId(9),
@@ -423,12 +483,25 @@ impl Model {
             let mut reader = Reader::new("entry", &entry.payload);
             while !reader.is_empty() {
                 let command = command::decode(&mut reader).expect("own commands can be read");
-                let Command::Enqueue { queues, message } = command else {
+                let Command::Enqueue {
+                    queues,
+                    ttl,
+                    message,
+                } = command
+                else {
                     continue;
                 };
+                let expiry = ttl.map(|ttl| Time(entry.time.0 + ttl));
                 let parts = message::Parts::decode(message).expect("an encoded message");
                 for queue in queues.iter() {
                     let model = self.queues.get_mut(&queue).expect("made at the start");
+                    let asked = self.gets.values().any(|get| get.0 == queue);
+                    if let Some(expiry) = expiry {
+                        model.expiry.insert(model.next, expiry);
+                        if asked || !model.consumers.is_empty() {
+                            model.fresh.get_or_insert(model.next);
+                        }
+                    }
                     model.bodies.insert(model.next, parts.body.to_vec());
                     model.ready.insert(model.next);
                     model.next += 1;
@@ -447,18 +520,48 @@ impl Model {
         self.check_effects();
         self.rig.flush();
         self.check_effects();
+        let now = self.rig.now.wall;
         for (model, before) in self.queues.values_mut().zip(before) {
-            let mut out = std::mem::take(&mut model.out);
-            out.sort_unstable();
-            let first = before.into_iter().take(out.len());
+            let out: BTreeSet<_> = std::mem::take(&mut model.out).into_iter().collect();
+            let went = |id: &u64| out.contains(id) || !model.has_expired(*id, now);
+            let first = before.into_iter().filter(went).take(out.len());
             assert!(
                 first.eq(out.iter().copied()),
                 "the oldest ready ones go first"
             );
         }
+        self.let_go();
+    }
+
+    /// What nobody can get any more has gone by the end of a flush, unless something held it up.
+    fn let_go(&mut self) {
+        let now = self.rig.now;
+        for (id, model) in &mut self.queues {
+            let slot = self.rig.shard.slots.get(*id).expect("made at the start");
+            let reserved = !self.rig.options.logged || slot.queue.next <= slot.queue.reserved;
+            let held_up = self.rig.store.cold || !reserved;
+            if !held_up && model.fresh.is_some() {
+                let ready = model.ready.iter().copied();
+                let unsure = ready.filter(|id| model.is_fresh(*id));
+                let unsure = unsure.filter(|id| model.has_expired(*id, now.wall));
+                model.unsure = unsure.chain(model.unsure.iter().copied()).collect();
+                model.fresh = None;
+            }
+            model.ready = model.possible(now.wall);
+            if held_up {
+                continue;
+            }
+            let head = model.ready.first().and_then(|id| model.expiry.get(id));
+            if let Some(expiry) = head {
+                let wake = now.mono.plus_millis(expiry.0 - now.wall.0);
+                let deadline = self.rig.shard.deadline();
+                assert!(deadline.is_some_and(|it| it <= wake), "wakes in time");
+            }
+        }
     }
 
     fn check_effects(&mut self) {
+        let now = self.rig.now.wall;
         for effect in std::mem::take(&mut self.rig.effects) {
             match effect {
                 Effect::Deliver {
@@ -483,7 +586,10 @@ impl Model {
                     let model = self.queues.get_mut(&queue).expect("a known queue");
                     match message {
                         Some(message) => model.delivered(&message, (!auto_ack).then_some(holder)),
-                        None => assert!(model.ready.is_empty(), "a get finds what is ready"),
+                        None => {
+                            let left = model.certain(now);
+                            assert!(left.is_empty(), "a get finds what is ready");
+                        }
                     }
                 }
                 Effect::Reply { token, reply, .. } => {
@@ -491,7 +597,7 @@ impl Model {
                         .queues
                         .get_mut(&queue_of(token.0 as u8))
                         .expect("known");
-                    model.check_reply(reply);
+                    model.check_reply(reply, now);
                 }
                 Effect::Attached { .. } | Effect::Detached { .. } => {}
                 other => unreachable!("{other:?}"),
@@ -555,20 +661,26 @@ impl Model {
 }
 
 impl ModelQueue {
-    fn check_reply(&mut self, reply: Reply) {
+    fn check_reply(&mut self, reply: Reply, now: Time) {
         match reply {
             Reply::Counts {
                 ready,
                 unacked,
                 consumers,
             } => {
-                assert_eq!(ready, self.ready.len() as u64);
+                let (least, most) = self.counts(now);
+                assert!((least..=most).contains(&ready), "{ready} are ready");
                 assert_eq!(unacked, self.held.len() as u64);
                 assert_eq!(consumers, self.consumers.len() as u32);
             }
             Reply::Purged { messages } => {
-                let at = self.purged.iter().position(|count| *count == messages);
-                self.purged.remove(at.expect("as many as were ready"));
+                let fits = |count: &(u64, u64)| (count.0..=count.1).contains(&messages);
+                // A purge of nothing is answered before those on their way.
+                let known = self.purged.iter().enumerate();
+                let fitting = known.filter(|(_, count)| fits(count));
+                let best = fitting.min_by_key(|(_, count)| count.1 - count.0);
+                let (at, _) = best.expect("as many as were ready");
+                self.purged.remove(at);
             }
             other => unreachable!("{other:?}"),
         }

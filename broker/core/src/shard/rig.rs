@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use warren_cluster_core::batch::{Batch, HEADER_BYTES, Header, Kind};
-use warren_cluster_core::ids::{Index, Now, OriginId, Place, SegmentId, Seq, Term, Time};
+use warren_cluster_core::ids::{Index, Instant, Now, OriginId, Place, SegmentId, Seq, Term, Time};
 use warren_cluster_core::machine::{ApplyMeta, Bodies, CheckpointWriter, Context, Machine};
 
 use crate::ids::QueueId;
@@ -20,6 +20,7 @@ use super::{Shard, ShardOptions};
 pub(crate) struct Entry {
     pub(crate) payload: Bytes,
     pub(crate) commands: u32,
+    pub(crate) time: Time,
 }
 
 /// Keeps every entry, and counts references.
@@ -46,6 +47,7 @@ pub(crate) struct Rig {
     pub(crate) applied: usize,
     pub(crate) effects: Vec<Effect>,
     pub(crate) saving: Option<Chunks>,
+    pub(crate) now: Now,
     proposals: Batch,
 }
 
@@ -97,6 +99,10 @@ impl Rig {
             applied: 0,
             effects: Vec::new(),
             saving: None,
+            now: Now {
+                mono: Instant(7_000),
+                wall: Time(1_000_000),
+            },
             proposals: Batch::default(),
         };
         rig.with(|shard, context| shard.lead(context));
@@ -109,7 +115,7 @@ impl Rig {
             .as_mut()
             .map(|out| out as &mut dyn CheckpointWriter);
         let mut context = Context {
-            now: Now::default(),
+            now: self.now,
             leads: Some(Term(1)),
             bodies: &mut self.store,
             effects: &mut self.effects,
@@ -128,14 +134,22 @@ impl Rig {
         self.with(|shard, context| shard.flush(context));
     }
 
-    pub(crate) fn publish(&mut self, queues: &[QueueId], body: &[u8]) {
+    /// Both clocks go on. True when the shard wanted to be called by now.
+    pub(crate) fn pass(&mut self, millis: u64) -> bool {
+        self.now.mono = self.now.mono.plus_millis(millis);
+        self.now.wall.0 += millis;
+        let deadline = self.shard.deadline();
+        deadline.is_some_and(|deadline| deadline <= self.now.mono)
+    }
+
+    pub(crate) fn publish(&mut self, queues: &[QueueId], ttl: Option<u64>, body: &[u8]) {
         self.gather();
         let parts = Parts {
             body,
             ..Parts::default()
         };
         let mut batch = Batch::new(64);
-        batch.push(|out| command::encode_enqueue(out, queues, &parts));
+        batch.push(|out| command::encode_enqueue(out, queues, ttl, &parts));
         self.append(batch);
     }
 
@@ -155,10 +169,14 @@ impl Rig {
             origin: OriginId(0),
             seq: Seq(0),
             paid: Seq(0),
-            time: Time(0),
+            time: self.now.wall,
         };
         let payload = batch.seal(header).slice(HEADER_BYTES..);
-        self.log.push(Entry { payload, commands });
+        self.log.push(Entry {
+            payload,
+            commands,
+            time: self.now.wall,
+        });
     }
 
     /// Applies the next entry, if there is one.
@@ -167,7 +185,7 @@ impl Rig {
             return false;
         };
         self.applied += 1;
-        let meta = meta(self.applied, entry.commands);
+        let meta = meta(self.applied, &entry);
         self.store
             .payloads
             .insert(meta.place.segment.0, entry.payload.clone());
@@ -186,6 +204,11 @@ impl Rig {
             }
             while self.apply_next() {}
         }
+    }
+
+    /// Another replica leads.
+    pub(crate) fn follow(&mut self) {
+        self.with(|shard, context| shard.follow(context));
     }
 
     /// What was wanted is in memory.
@@ -213,10 +236,10 @@ impl Rig {
         let until = std::mem::replace(&mut self.applied, from);
         for index in from..until {
             let entry = self.log[index].clone();
-            let meta = meta(index + 1, entry.commands);
+            let meta = meta(index + 1, &entry);
             let shard = &mut self.shard;
             let mut context = Context {
-                now: Now::default(),
+                now: self.now,
                 leads: None,
                 bodies: &mut self.store,
                 effects: &mut self.effects,
@@ -256,12 +279,12 @@ impl Rig {
     }
 }
 
-fn meta(index: usize, commands: u32) -> ApplyMeta {
+fn meta(index: usize, entry: &Entry) -> ApplyMeta {
     ApplyMeta {
         index: Index(index as u64),
         term: Term(1),
-        time: Time(0),
-        commands,
+        time: entry.time,
+        commands: entry.commands,
         place: Place {
             segment: SegmentId(index as u32),
             offset: 0,

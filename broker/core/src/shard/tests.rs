@@ -10,11 +10,17 @@ use super::input::{Attach, Input, QueueConfig, Settle, Verdict, Window};
 use super::rig::Rig;
 use super::{Shard, ShardOptions};
 
+mod expiry;
+
 #[derive(Clone, Debug)]
 enum Action {
     Publish {
         queues: u8,
         messages: u16,
+        ttl: Option<u8>,
+    },
+    Pass {
+        millis: u8,
     },
     Create {
         queue: u8,
@@ -48,8 +54,9 @@ enum Action {
 fn step() -> impl Strategy<Value = Action> {
     let queue = 0u8..4;
     prop_oneof![
-        4 => (1u8..16, prop_oneof![3 => 1u16..9, 1 => 500u16..1500])
-            .prop_map(|(queues, messages)| Action::Publish { queues, messages }),
+        4 => (1u8..16, prop_oneof![3 => 1u16..9, 1 => 500u16..1500], any::<Option<u8>>())
+            .prop_map(|(queues, messages, ttl)| Action::Publish { queues, messages, ttl }),
+        2 => any::<u8>().prop_map(|millis| Action::Pass { millis }),
         2 => queue.clone().prop_map(|queue| Action::Create { queue }),
         1 => queue.clone().prop_map(|queue| Action::Drop { queue }),
         1 => queue.clone().prop_map(|queue| Action::Close { queue }),
@@ -75,7 +82,12 @@ fn play(rig: &mut Rig, attached: &mut u32, step: &Action) {
         number,
     };
     match *step {
-        Action::Publish { queues, messages } => publish(rig, queues, messages),
+        Action::Publish {
+            queues,
+            messages,
+            ttl,
+        } => publish(rig, queues, messages, ttl),
+        Action::Pass { millis } => drop(rig.pass(u64::from(millis))),
         Action::Create { queue } => rig.input(Input::Create {
             queue: queue_of(queue),
             config: QueueConfig {
@@ -95,19 +107,7 @@ fn play(rig: &mut Rig, attached: &mut u32, step: &Action) {
         }),
         Action::Attach { queue, window } => {
             *attached += 1;
-            rig.input(Input::Attach(Attach {
-                holder: holder(*attached),
-                queue: queue_of(queue),
-                auto_ack: false,
-                exclusive: false,
-                priority: 0,
-                prefetch: 0,
-                window: Window {
-                    messages: u32::from(window),
-                    bytes: 1 << 30,
-                },
-                token,
-            }));
+            attach(rig, holder(*attached), queue_of(queue), window);
         }
         Action::Settle {
             queue,
@@ -139,11 +139,27 @@ fn play(rig: &mut Rig, attached: &mut u32, step: &Action) {
     }
 }
 
-fn publish(rig: &mut Rig, queues: u8, messages: u16) {
+fn attach(rig: &mut Rig, holder: Holder, queue: QueueId, window: u16) {
+    rig.input(Input::Attach(Attach {
+        holder,
+        queue,
+        auto_ack: false,
+        exclusive: false,
+        priority: 0,
+        prefetch: 0,
+        window: Window {
+            messages: u32::from(window),
+            bytes: 1 << 30,
+        },
+        token: Token(0),
+    }));
+}
+
+fn publish(rig: &mut Rig, queues: u8, messages: u16, ttl: Option<u8>) {
     let queues = (0..4).filter(|queue| queues & (1 << queue) != 0);
     let queues: Vec<_> = queues.map(queue_of).collect();
     for _ in 0..messages {
-        rig.publish(&queues, b"body");
+        rig.publish(&queues, ttl.map(u64::from), b"body");
     }
 }
 
@@ -216,7 +232,7 @@ fn a_checkpoint_that_lacks_a_chunk_is_refused() {
     }
     rig.commit();
     for _ in 0..3000 {
-        rig.publish(&[queue_of(0), queue_of(3)], b"body");
+        rig.publish(&[queue_of(0), queue_of(3)], None, b"body");
     }
     rig.commit();
     rig.begin_checkpoint();
@@ -245,6 +261,33 @@ fn a_checkpoint_that_lacks_a_chunk_is_refused() {
     }
 }
 
+/// A queue that goes while its blocks are being written leaves the next one whole.
+#[test]
+fn a_queue_may_be_dropped_in_the_middle_of_a_checkpoint() {
+    let mut rig = Rig::new(true);
+    for number in 0..2 {
+        let queue = queue_of(number);
+        let config = QueueConfig::default();
+        rig.input(Input::Create { queue, config });
+    }
+    rig.commit();
+    rig.publish(&[queue_of(0), queue_of(1)], None, b"body");
+    rig.commit();
+    rig.begin_checkpoint();
+    let begun = rig.applied;
+    assert!(rig.step_checkpoint(1).is_none(), "one block of the first");
+    rig.input(Input::Drop { queue: queue_of(0) });
+    rig.commit();
+    let chunks = loop {
+        if let Some(chunks) = rig.step_checkpoint(1) {
+            break chunks;
+        }
+    };
+    let dump = rig.dump();
+    rig.restart(&chunks, begun);
+    assert_eq!(rig.dump(), dump);
+}
+
 #[test]
 fn survivors_are_named_and_moved() {
     let mut rig = Rig::new(true);
@@ -252,7 +295,7 @@ fn survivors_are_named_and_moved() {
     let config = QueueConfig::default();
     rig.input(Input::Create { queue, config });
     for _ in 0..5 {
-        rig.publish(&[queue], b"body");
+        rig.publish(&[queue], None, b"body");
     }
     rig.commit();
     let mut live = Vec::new();
@@ -303,6 +346,7 @@ fn formats_stay_as_they_are() {
         Action::Publish {
             queues: 9,
             messages: 9,
+            ttl: None,
         },
         Action::Commit,
         Action::Settle {

@@ -21,6 +21,7 @@ var messageChecks = map[string]func(*check){
 	"body_empty":               bodyEmpty,
 	"body_frame_boundaries":    bodyFrameBoundaries,
 	"properties_all":           propertiesAll,
+	"expiration_expires":       expirationExpires,
 	"header_types":             headerTypes,
 	"user_id_mismatch":         userIDMismatch,
 	"direct_reply_to":          directReplyTo,
@@ -131,7 +132,7 @@ func propertiesAll(c *check) {
 	sent := amqp.Publishing{
 		Headers: amqp.Table{"h": "v"}, ContentType: "text/plain", ContentEncoding: "utf-8",
 		DeliveryMode: 2, Priority: 7, CorrelationId: "correlation", ReplyTo: "reply",
-		MessageId: "id", Timestamp: time.Unix(1_700_000_000, 0),
+		Expiration: "60000", MessageId: "id", Timestamp: time.Unix(1_700_000_000, 0),
 		Type: "type", UserId: brokerURL().Username, AppId: "app", Body: []byte("x"),
 	}
 	publish(ch, "", queue, sent)
@@ -140,6 +141,17 @@ func propertiesAll(c *check) {
 	bare := propertiesOf(mustGet(ch, queue))
 	// amqp091-go always sends a delivery mode; zero when it was given none.
 	equal(bare, amqp.Publishing{Body: []byte("x")}, "no properties")
+}
+
+func expirationExpires(c *check) {
+	ch := c.channel()
+	queue := c.queue(ch)
+	publish(ch, "", queue, amqp.Publishing{Body: []byte("short"), Expiration: "50"})
+	publish(ch, "", queue, amqp.Publishing{Body: []byte("long"), Expiration: "60000"})
+	for deadline := time.Now().Add(waitLimit); depth(ch, queue)[0] > 1; {
+		ensure(time.Now().Before(deadline), "the first message has not expired")
+	}
+	equal(drain(ch, queue), []string{"long"}, "what lives longer")
 }
 
 func propertiesOf(d amqp.Delivery) amqp.Publishing {

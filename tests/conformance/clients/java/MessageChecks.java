@@ -27,6 +27,7 @@ final class MessageChecks {
     checks.put("body_empty", MessageChecks::bodyEmpty);
     checks.put("body_frame_boundaries", MessageChecks::bodyFrameBoundaries);
     checks.put("properties_all", MessageChecks::propertiesAll);
+    checks.put("expiration_expires", MessageChecks::expirationExpires);
     checks.put("header_types", MessageChecks::headerTypes);
     checks.put("user_id_mismatch", MessageChecks::userIdMismatch);
     checks.put("direct_reply_to", MessageChecks::directReplyTo);
@@ -146,7 +147,7 @@ final class MessageChecks {
         new BasicProperties.Builder()
             .contentType("text/plain").contentEncoding("utf-8").headers(Map.of("h", "v"))
             .deliveryMode(2).priority(7).correlationId("correlation").replyTo("reply")
-            .messageId("id").timestamp(new Date(1_700_000_000_000L))
+            .expiration("60000").messageId("id").timestamp(new Date(1_700_000_000_000L))
             .type("type").userId(Context.factory().getUsername()).appId("app").clusterId("cluster")
             .build();
     Context.publish(ch, "", queue, false, sent, Context.bytes("x"));
@@ -154,6 +155,20 @@ final class MessageChecks {
     BasicProperties none = new BasicProperties();
     Context.publish(ch, "", queue, false, none, Context.bytes("x"));
     Context.equal(Context.get(ch, queue).getProps(), none, "no properties");
+  }
+
+  private static void expirationExpires(Context c) throws Exception {
+    Context.Ch ch = c.channel();
+    String queue = c.queue(ch);
+    BasicProperties brief = new BasicProperties.Builder().expiration("50").build();
+    Context.publish(ch, "", queue, false, brief, Context.bytes("short"));
+    BasicProperties lasting = new BasicProperties.Builder().expiration("60000").build();
+    Context.publish(ch, "", queue, false, lasting, Context.bytes("long"));
+    long deadline = System.nanoTime() + Context.WAIT_MS * 1_000_000L;
+    while (!Context.depth(ch, queue).equals("1 0")) {
+      Context.ensure(System.nanoTime() < deadline, "the first message has not expired");
+    }
+    Context.equal(Context.drain(ch, queue), List.of("long"), "what lives longer");
   }
 
   private static void headerTypes(Context c) throws Exception {

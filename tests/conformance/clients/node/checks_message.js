@@ -2,7 +2,7 @@
 'use strict';
 
 const {
-  Inbox, Skipped, USER, depth, drain, ensure, equal, publish, takeAll, text, within,
+  Inbox, Skipped, USER, WAIT_MS, depth, drain, ensure, equal, publish, takeAll, text, within,
 } = require('./harness');
 
 const PERSISTENT = { persistent: true };
@@ -324,7 +324,7 @@ async function properties_all(c) {
     contentType: 'text/plain', contentEncoding: 'utf-8', headers: { h: 'v' }, deliveryMode: 2,
     priority: 7, correlationId: 'correlation', replyTo: 'reply',
     messageId: 'id', timestamp: 1_700_000_000, type: 'type', userId: USER, appId: 'app',
-    clusterId: undefined, expiration: undefined,
+    clusterId: undefined, expiration: '60000',
   };
   await publish(ch, '', queue, 'x', sent);
   const { properties } = await ch.get(queue);
@@ -334,6 +334,18 @@ async function properties_all(c) {
   // amqplib always sends a headers table, and the delivery mode only when it was asked for one.
   const present = Object.entries(bare).filter(([, value]) => value !== undefined);
   equal(present.map(([key]) => key), ['headers'], 'no properties');
+}
+
+async function expiration_expires(c) {
+  const ch = await c.channel();
+  const queue = await c.queue(ch);
+  await publish(ch, '', queue, 'short', { expiration: '50' });
+  await publish(ch, '', queue, 'long', { expiration: '60000' });
+  const deadline = Date.now() + WAIT_MS;
+  while ((await depth(ch, queue))[0] > 1) {
+    ensure(Date.now() < deadline, 'the first message has not expired');
+  }
+  equal(await drain(ch, queue), ['long'], 'what lives longer');
 }
 
 async function header_types(c) {
@@ -396,6 +408,6 @@ module.exports = {
   consumer_tag_generated, consumer_tag_reuse, ack, ack_multiple, ack_all, nack_requeue,
   nack_multiple, reject, redelivered, recover, unknown_delivery_tag, get, get_empty, cancel,
   consumer_cancel_notify, consumer_exclusive, consumer_priority, qos_per_consumer, qos_global,
-  body_large, body_empty, body_frame_boundaries, properties_all, header_types, user_id_mismatch,
-  direct_reply_to, direct_reply_to_refusals,
+  body_large, body_empty, body_frame_boundaries, properties_all, expiration_expires, header_types,
+  user_id_mismatch, direct_reply_to, direct_reply_to_refusals,
 };

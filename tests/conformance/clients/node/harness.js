@@ -266,6 +266,6 @@ async function run(name, check) {
 }
 
 module.exports = {
-  Context, Inbox, Skipped, USER, closeReason, depth, drain, ensure, equal, publish, routed, run,
-  takeAll, text, within,
+  Context, Inbox, Skipped, USER, WAIT_MS, closeReason, depth, drain, ensure, equal, publish,
+  routed, run, takeAll, text, within,
 };

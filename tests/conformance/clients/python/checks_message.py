@@ -364,6 +364,7 @@ def properties_all(c: Context):
         priority=7,
         correlation_id="correlation",
         reply_to="reply",
+        expiration="60000",
         message_id="id",
         timestamp=1_700_000_000,
         type="type",
@@ -375,6 +376,16 @@ def properties_all(c: Context):
     equal(ch.basic_get(queue)[1].__dict__, sent.__dict__, "properties")
     publish(ch, "", queue, b"x")
     equal(ch.basic_get(queue)[1].__dict__, pika.BasicProperties().__dict__, "no properties")
+
+
+@check
+def expiration_expires(c: Context):
+    ch = c.channel()
+    queue = c.queue(ch)
+    for body, expiration in ((b"short", "50"), (b"long", "60000")):
+        publish(ch, "", queue, body, pika.BasicProperties(expiration=expiration))
+    c.wait("the first message to expire", lambda: depth(ch, queue) == (1, 0))
+    equal(drain(ch, queue), [b"long"], "what lives longer")
 
 
 @check

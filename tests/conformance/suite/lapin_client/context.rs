@@ -26,7 +26,7 @@ use crate::outcome::{CheckResult, Stop, equal};
 use crate::raw;
 
 /// For one answer of the broker.
-const WAIT_LIMIT: Duration = Duration::from_secs(8);
+pub(super) const WAIT_LIMIT: Duration = Duration::from_secs(8);
 
 /// Why a call gave nothing.
 #[derive(Debug)]

@@ -1,12 +1,16 @@
 //! Publishing, bodies, properties, direct replies, transactions.
 
+use std::time::Instant;
+
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 use lapin::{BasicProperties, Confirmation};
 
-use super::context::{Answer, Ch, Context, answer, no_exchange, refused, seen, table, text};
+use super::context::{
+    Answer, Ch, Context, WAIT_LIMIT, answer, no_exchange, refused, seen, table, text,
+};
 use super::{Check, checks};
 use crate::outcome::{CheckResult, Stop, ensure, equal};
 
@@ -19,6 +23,7 @@ pub(super) const CHECKS: &[(&str, Check)] = checks![
     body_empty,
     body_frame_boundaries,
     properties_all,
+    expiration_expires,
     header_types,
     user_id_mismatch,
     direct_reply_to,
@@ -184,6 +189,7 @@ async fn properties_all(c: &Context) -> CheckResult {
         .with_priority(7)
         .with_correlation_id("correlation".into())
         .with_reply_to("reply".into())
+        .with_expiration("60000".into())
         .with_message_id("id".into())
         .with_timestamp(1_700_000_000)
         .with_type("type".into())
@@ -199,6 +205,24 @@ async fn properties_all(c: &Context) -> CheckResult {
         &BasicProperties::default(),
         "no properties",
     )
+}
+
+async fn expiration_expires(c: &Context) -> CheckResult {
+    let ch = c.channel().await?;
+    let queue = c.queue(&ch).await?;
+    for (body, expiration) in [("short", "50"), ("long", "60000")] {
+        let properties = BasicProperties::default().with_expiration(expiration.into());
+        with_properties(&ch, &queue, body.as_bytes(), properties).await?;
+    }
+    let begun = Instant::now();
+    while ch.depth(&queue).await?.0 > 1 {
+        ensure(
+            begun.elapsed() < WAIT_LIMIT,
+            "the first message has not expired",
+        )?;
+    }
+    let left = ch.drain(&queue).await?;
+    equal(&left, &vec!["long".to_owned()], "what lives longer")
 }
 
 async fn header_types(c: &Context) -> CheckResult {

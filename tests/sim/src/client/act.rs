@@ -9,6 +9,8 @@ use crate::checker::{Checker, MessageKey};
 
 /// Publishes without an answer, beyond which a publisher waits.
 const UNCONFIRMED_MAX: usize = 200;
+/// Times to live in milliseconds: over at once, in the middle of the run, and after its end.
+const TTLS_MILLIS: [u64; 4] = [0, 20, 1000, 86_400_000];
 /// Bytes on their way to the broker, beyond which a publisher waits.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 
@@ -53,8 +55,11 @@ impl Client {
             publisher,
             seq,
         };
+        let expires = self.rng.permille(200);
+        let ttl = TTLS_MILLIS[self.rng.below(TTLS_MILLIS.len() as u64) as usize];
+        let ttl = expires.then_some(ttl);
         for queue in &queues {
-            checker.published(key(queue.number), !queue.durable);
+            checker.published(key(queue.number), !queue.durable, ttl);
         }
         let keys = queues.iter().map(|queue| key(queue.number)).collect();
         self.unconfirmed.insert(seq, keys);
@@ -65,6 +70,14 @@ impl Client {
         };
         let body = body::write(key(number), filling as usize);
         let mandatory = self.rng.permille(500);
+        let properties = match ttl {
+            Some(ttl) => {
+                let expiration = ttl.to_string();
+                let expiration = ShortStr::truncated(&expiration);
+                Properties::EMPTY.edit().expiration(expiration).finish()
+            }
+            None => Vec::new(),
+        };
         self.send(|out| {
             BasicPublish {
                 exchange: ShortStr::truncated(exchange),
@@ -73,7 +86,8 @@ impl Client {
                 immediate: false,
             }
             .encode_frame(CHANNEL, out);
-            content::encode(out, CHANNEL, Properties::from_raw(&[]), &body, FRAME_MAX);
+            let properties = Properties::from_raw(&properties);
+            content::encode(out, CHANNEL, properties, &body, FRAME_MAX);
         });
     }
 

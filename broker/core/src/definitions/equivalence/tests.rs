@@ -202,7 +202,7 @@ fn values_that_arguments_do_not_take() {
         (
             "x-message-ttl",
             FieldValue::Long(TEN_YEARS + 1),
-            "{value_too_big,315360000001}",
+            "{value_too_large,315360000001}",
         ),
         ("x-max-length", FieldValue::Long(-5), "{value_negative,-5}"),
         (

@@ -4,6 +4,7 @@ mod bad_input;
 mod channels;
 mod consumers;
 mod declaring;
+mod expiration;
 mod flow;
 mod handshake;
 mod publishing;

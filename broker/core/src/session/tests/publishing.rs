@@ -116,8 +116,7 @@ fn an_unroutable_mandatory_message_comes_back_before_its_confirm() {
 }
 
 /// Exchange, properties, and what the channel is closed with.
-fn faulty_publishes() -> [(&'static str, Vec<u8>, u16, &'static str); 9] {
-    let expiration = |text| Properties::EMPTY.edit().expiration(short(text)).finish();
+fn faulty_publishes() -> [(&'static str, Vec<u8>, u16, &'static str); 4] {
     let user = Properties::EMPTY.edit().user_id(short("else")).finish();
     let headers = FieldTable::new().with("CC", "not an array");
     let cc = Properties::EMPTY.edit().headers_from(&headers).finish();
@@ -141,37 +140,6 @@ fn faulty_publishes() -> [(&'static str, Vec<u8>, u16, &'static str); 9] {
             406,
             "PRECONDITION_FAILED - user_id property set to 'else' but authenticated user was \
              'guest'",
-        ),
-        (
-            "",
-            expiration("100"),
-            540,
-            "NOT_IMPLEMENTED - message property 'expiration' is not supported yet",
-        ),
-        (
-            "",
-            expiration("-1"),
-            406,
-            "PRECONDITION_FAILED - invalid expiration '-1': no_integer",
-        ),
-        (
-            "",
-            expiration(""),
-            406,
-            "PRECONDITION_FAILED - invalid expiration '': no_integer",
-        ),
-        (
-            "",
-            expiration("1x"),
-            406,
-            "PRECONDITION_FAILED - invalid expiration '1x': {leftover_string,\\\"x\\\"}",
-        ),
-        (
-            "",
-            expiration("315360000001"),
-            406,
-            "PRECONDITION_FAILED - invalid expiration '315360000001': \
-             {value_too_big,315360000001}",
         ),
         (
             "",

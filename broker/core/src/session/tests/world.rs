@@ -76,7 +76,7 @@ impl Replica {
         let meta = ApplyMeta {
             index: Index(self.index),
             term: Term(1),
-            time: Time(0),
+            time: Time(now.0 / 1000),
             commands: 0,
             place: Place {
                 segment: SegmentId::memory(self.index as u32),
@@ -86,7 +86,7 @@ impl Replica {
         let mut context = Context {
             now: Now {
                 mono: now,
-                wall: Time(0),
+                wall: Time(now.0 / 1000),
             },
             leads: Some(Term(1)),
             bodies: &mut self.bodies,
