@@ -7,7 +7,7 @@ use warren_cluster_core::rows::{Precondition, Transaction, Write};
 use super::removal::Removal;
 use super::{Next, Stage, Step};
 use crate::auth::access::{Access, AccessCache, Resource};
-use crate::definitions::{BindingKey, ExchangeKey, ExchangeKind, QueueKey, Store};
+use crate::definitions::{BindingKey, ExchangeKey, ExchangeKind, QueueKey, Store, changes};
 use crate::dispatch::operation::{Answer, Bind, DestinationKind};
 use crate::exception::Exception;
 use crate::names::strip_line_breaks;
@@ -128,15 +128,10 @@ impl Step<'_, '_> {
         }
         .encode();
         let source_row = (!exchange.is_predeclared()).then_some(source_key);
-        let store = Store::of_binding(exchange.store, destination_store);
-        let present = [
+        let (store, present) = changes::binding_ends(
             (destination_store, destination_row),
             (exchange.store, source_row),
-        ]
-        .into_iter()
-        .filter(|(of, _)| *of == store)
-        .filter_map(|(_, row)| row.map(Precondition::Present))
-        .collect();
+        );
         let kind = exchange.row.kind;
         Ok(Ends {
             source,
