@@ -173,7 +173,7 @@ fn field<T: PartialEq + Debug>(found: &mut Vec<String>, name: &str, left: &T, ri
 
 fn users(left: &UserDefinition, right: &UserDefinition) -> Vec<String> {
     let mut found = Vec::new();
-    if left.secret != right.secret {
+    if !left.secret.agrees_with(&right.secret) {
         found.push("password".to_owned());
     }
     field(&mut found, "tags", &left.tags, &right.tags);

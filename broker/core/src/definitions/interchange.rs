@@ -24,7 +24,8 @@ use std::fmt;
 use warren_cluster_core::rows::RowKey;
 use warren_protocol::table::FieldTable;
 
-use super::{BindingKey, HashingAlgorithm, PermissionRow, VhostRow};
+use super::{BindingKey, HashingAlgorithm, PermissionRow, UserRow, VhostRow};
+use crate::auth::password;
 use crate::dispatch::operation::{DeclareExchange, DeclareQueue, DestinationKind};
 use crate::topology::Topology;
 
@@ -35,12 +36,14 @@ pub use values::normalized;
 pub(super) use values::to_text as arguments_text;
 
 /// The largest file that is read.
-pub const FILE_BYTES_MAX: usize = 512 << 20;
+pub const FILE_BYTES_MAX: usize = 256 << 20;
 /// The most users, vhosts, queues and so on of one file, all together.
-pub const OBJECTS_MAX: usize = 4_000_000;
+pub const OBJECTS_MAX: usize = 2_000_000;
 /// The largest arguments of one object, in wire form.
 pub const ARGUMENTS_BYTES_MAX: usize = 128 << 10;
-/// The longest description, pattern, hash or tag.
+/// The longest name of AMQP; users, vhosts and tags have the same limit.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The longest description, pattern, hash or password.
 pub const TEXT_BYTES_MAX: usize = 16 << 10;
 /// The most tags of one user or vhost.
 pub const TAGS_MAX: usize = 1000;
@@ -370,6 +373,27 @@ impl fmt::Display for ParseError {
         match &self.place {
             Some(place) => write!(f, "{place}: {}", self.cause),
             None => f.write_str(&self.cause),
+        }
+    }
+}
+
+impl Secret {
+    /// Whether both let in the same password, as far as hashes can tell.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Password(password), Self::Hash { algorithm, hash })
+            | (Self::Hash { algorithm, hash }, Self::Password(password)) => {
+                let user = UserRow {
+                    password_hash: hash.clone(),
+                    algorithm: *algorithm,
+                    ..UserRow::default()
+                };
+                password::check(&user, password.as_bytes()).is_ok()
+            }
+            (Self::Password(_), Self::Password(_)) | (Self::Hash { .. }, Self::Hash { .. }) => {
+                self == other
+            }
         }
     }
 }

@@ -264,9 +264,10 @@ impl Planner<'_> {
         self.definitions.sections.contains(&section)
     }
 
-    /// Whether objects of this section that the file lacks are deleted.
+    /// Whether objects of the whole cluster that the file lacks are deleted: never by a file of one
+    /// vhost, whatever sections it has.
     fn prunes(&self, section: Section) -> bool {
-        self.options.prune && self.has(section)
+        self.options.prune && self.definitions.vhost.is_none() && self.has(section)
     }
 
     /// The vhost in whose unit something unsupported is; `None`: it is in that of the cluster.

@@ -4,10 +4,7 @@ use serde_json::{Map, Value};
 use warren_protocol::table::FieldTable;
 
 use super::values::{self, WrongValue};
-use super::{ParseError, Place, Section, TAGS_MAX, TEXT_BYTES_MAX};
-
-/// The longest name of AMQP; users and vhosts have the same limit.
-const NAME_BYTES_MAX: usize = 255;
+use super::{NAME_BYTES_MAX, ParseError, Place, Section, TAGS_MAX, TEXT_BYTES_MAX};
 
 /// One item of a section.
 pub(super) struct Item<'a> {
@@ -157,7 +154,7 @@ impl<'a> Item<'a> {
 pub(super) fn tags(value: Option<&Value>) -> Result<Vec<String>, String> {
     let words: Vec<&str> = match value {
         None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(text)) => text.split(',').collect(),
+        Some(Value::String(text)) => text.split(',').take(TAGS_MAX + 1).collect(),
         Some(Value::Array(words)) => words
             .iter()
             .map(|word| word.as_str().ok_or("a tag must be a string"))
@@ -170,9 +167,9 @@ pub(super) fn tags(value: Option<&Value>) -> Result<Vec<String>, String> {
             words.len()
         ));
     }
-    if let Some(long) = words.iter().find(|word| word.len() > TEXT_BYTES_MAX) {
+    if let Some(long) = words.iter().find(|word| word.len() > NAME_BYTES_MAX) {
         return Err(format!(
-            "a tag of {} bytes, at most {TEXT_BYTES_MAX} are taken",
+            "a tag of {} bytes, at most {NAME_BYTES_MAX} are taken",
             long.len()
         ));
     }

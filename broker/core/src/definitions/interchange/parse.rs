@@ -467,7 +467,9 @@ fn vhost_limit(vhost: &str, limit: &str, value: String) -> Unsupported {
 /// A hash (its algorithm named, or known by its length), or a password.
 fn secret(item: &Item<'_>) -> Result<Secret, ParseError> {
     let text = item.optional_text("password_hash")?;
-    if let (None, Some(password)) = (text, item.optional_text("password")?) {
+    if let (None, Some(password)) = (text, item.optional_text("password")?)
+        && !password.is_empty()
+    {
         return Ok(Secret::Password(password.to_owned()));
     }
     let Some(hash) = password::from_base64(text.unwrap_or_default()) else {

@@ -208,6 +208,11 @@ fn limits_are_named() {
         &format!(r#"{{"users":[{{"name":"u","tags":[{tags}]}}]}}"#),
         "users[0] 'u', tags: 1001 tags, at most 1000 are taken",
     );
+    fails(
+        None,
+        &format!(r#"{{"users":[{{"name":"u","tags":"a,{long}"}}]}}"#),
+        "users[0] 'u', tags: a tag of 256 bytes, at most 255 are taken",
+    );
 }
 
 #[test]
@@ -319,7 +324,14 @@ fn passwords_come_in_three_forms() {
     let same = secret(r#""password_hash":"AAAAAAAAAAAAAAAAAAAAAAAAAAA=""#);
     assert_eq!(old, same);
     let plain = secret(r#""password":"geheim""#);
+    let none = secret(r#""password_hash":"""#);
+    assert_eq!(secret(r#""password":"""#), none);
     assert_eq!(plain, Secret::Password("geheim".into()));
+    let known = Secret::Password("test12".into());
+    let hashed = secret(&format!(r#""password_hash":"{hash}""#));
+    assert!(known.agrees_with(&hashed) && hashed.agrees_with(&known));
+    assert!(known.agrees_with(&known) && hashed.agrees_with(&hashed));
+    assert!(!plain.agrees_with(&hashed) && !plain.agrees_with(&known));
     assert_eq!(
         format!("{plain:?} {old:?}"),
         "Password Hash(rabbit_password_hashing_md5)"
@@ -427,7 +439,7 @@ fn types_that_json_lacks_become_the_next_best() {
 #[test]
 fn a_damaged_file_is_read_or_refused() {
     let whole = include_bytes!("../testdata/rabbitmq-3.10-unsupported.json");
-    for end in 0..whole.len() {
+    for end in (0..whole.len()).step_by(3) {
         let error = parse(&whole[..end], None).expect_err("its end is missing");
         assert!(
             error.to_string().contains("EOF while parsing"),
@@ -435,12 +447,12 @@ fn a_damaged_file_is_read_or_refused() {
         );
     }
     let mut refused = 0;
-    for at in 0..whole.len() {
+    for at in (0..whole.len()).step_by(7) {
         for byte in [b'"', b'}', b'0', b',', 0xFF] {
             let mut damaged = whole.to_vec();
             damaged[at] = byte;
             refused += usize::from(parse(&damaged, None).is_err());
         }
     }
-    assert!(refused > whole.len(), "{refused}");
+    assert!(refused > whole.len() / 7, "{refused}");
 }

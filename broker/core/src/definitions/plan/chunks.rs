@@ -8,9 +8,20 @@ use std::collections::BTreeSet;
 use warren_cluster_core::rows::{Precondition, RowKey, Transaction, Write};
 
 use crate::definitions::Store;
+use crate::definitions::interchange::{
+    ARGUMENTS_BYTES_MAX, NAME_BYTES_MAX, TAGS_MAX, TEXT_BYTES_MAX,
+};
 
 /// The most bytes of one transaction: an entry of the log has 1 MiB, its header included.
 pub const TRANSACTION_BYTES_MAX: usize = (1 << 20) - 1024;
+
+/// What is not split fits: the arguments of a queue or exchange, the key of a binding, the tags and
+/// texts of a user, vhost or permission, each with some names.
+const _: () = assert!(2 * ARGUMENTS_BYTES_MAX + 16 * NAME_BYTES_MAX < TRANSACTION_BYTES_MAX);
+const _: () = assert!(
+    TAGS_MAX * (2 + NAME_BYTES_MAX) + 4 * TEXT_BYTES_MAX + 16 * NAME_BYTES_MAX
+        < TRANSACTION_BYTES_MAX
+);
 
 /// Transactions that are being gathered for both stores.
 #[derive(Default)]

@@ -10,10 +10,10 @@ use super::{Action, Planner, UnitPlan};
 use crate::auth::password;
 use crate::definitions::interchange::{ObjectKind, Secret, Section, UserDefinition};
 use crate::definitions::{
-    HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
-    diff,
+    HashingAlgorithm, PermissionKey, PermissionRow, Store, TopicPermissionKey, UserKey, UserRow,
+    VhostKey, VhostRow, diff,
 };
-use crate::topology::User;
+use crate::topology::{Grants, User};
 
 /// Who may do everything; somebody always must.
 const ADMINISTRATOR: &str = "administrator";
@@ -243,6 +243,9 @@ impl Planner<'_> {
                 let row = PermissionKey { user, vhost }.encode();
                 delete(unit, ObjectKind::Permission, name, row, permission.version);
             }
+            if orphaned {
+                leave_topics(user, vhost, grants, unit);
+            }
         }
         for name in &leaving.kept {
             let cause = "the file lacks it; kept, because no administrator would be left";
@@ -260,6 +263,22 @@ impl Planner<'_> {
                 delete(unit, ObjectKind::Vhost, &**name, row, vhost.version());
             }
         }
+    }
+}
+
+/// Topic permissions would hold for whoever has the name next.
+fn leave_topics(user: &str, vhost: &str, grants: &Grants, unit: &mut UnitPlan) {
+    let mut topics: Vec<_> = grants.topics().collect();
+    topics.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    for (exchange, permission) in topics {
+        let key = TopicPermissionKey {
+            user,
+            vhost,
+            exchange,
+        };
+        let name = format!("{user}/{vhost}/{exchange}");
+        let kind = ObjectKind::TopicPermission;
+        delete(unit, kind, name, key.encode(), permission.version);
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
+use warren_cluster_core::rows::Write;
+
 use super::*;
+use crate::definitions::{TopicPermissionKey, TopicPermissionRow};
 
 const FULL: &str = r#"{"vhosts":[{"name":"/"},{"name":"old"}],
     "users":[{"name":"root","tags":"administrator"},{"name":"u"},{"name":"w"}],
@@ -83,6 +86,10 @@ fn sections_that_the_file_lacks_are_left_alone() {
     );
     let plan = world.import(&read("{}"), &PRUNE);
     assert_eq!(plan.entries, []);
+    // A file of one vhost says nothing of the cluster, not even with empty sections.
+    let json = br#"{"users":[],"vhosts":[],"permissions":[]}"#;
+    let file = parse(json, Some("/")).expect("the file is right");
+    assert_eq!(world.import(&file, &PRUNE).entries, []);
 }
 
 #[test]
@@ -123,6 +130,40 @@ fn a_blocked_unit_deletes_nothing() {
     assert_eq!(plan.blocked.len(), 2);
     assert_eq!(plan.transactions, []);
     assert_eq!(world.export(Scope::Cluster), before);
+}
+
+/// Whoever gets the name next must not get what the last one was allowed.
+#[test]
+fn topic_permissions_go_with_their_user() {
+    let mut world = World::with(FULL);
+    let key = TopicPermissionKey {
+        user: "u",
+        vhost: "/",
+        exchange: b"e",
+    };
+    let row = TopicPermissionRow {
+        write: "^a".into(),
+        read: "^b".into(),
+    };
+    let transaction = Transaction {
+        preconditions: Vec::new(),
+        writes: vec![Write::Put {
+            row: key.encode(),
+            value: row.encode(),
+        }],
+    };
+    world.commit(Store::Replicated, &transaction);
+    let json = r#"{"users":[{"name":"root","tags":"administrator"},{"name":"w"}]}"#;
+    let plan = world.import(&read(json), &PRUNE);
+    assert_eq!(
+        shown(&plan),
+        [
+            "delete permission 'u' in vhost '/'",
+            "delete topic permission 'u///e'",
+            "delete user 'u'",
+        ]
+    );
+    assert!(world.topology.grants("u", "/").is_none());
 }
 
 /// 20,000 queues with a binding each: in parts, each an entry, and with a stop in the middle.
