@@ -166,7 +166,9 @@ impl Saving {
     /// Writes the next piece of the queue in turn, or goes on to the next queue.
     fn step_queue(&mut self, slots: &mut Slots, chunk: &mut Vec<u8>) {
         let Some(slot) = slots.at_mut(self.slot) else {
+            // The queue may have gone in the middle of its blocks.
             self.slot += 1;
+            self.number = 0;
             return;
         };
         let queue = &mut slot.queue;

@@ -245,6 +245,37 @@ fn a_checkpoint_that_lacks_a_chunk_is_refused() {
     }
 }
 
+/// A queue goes when a part of its blocks is written: the next queue is written from its first.
+#[test]
+fn a_queue_that_goes_while_it_is_written_takes_nothing_with_it() {
+    let mut rig = Rig::new(true);
+    let [first, second] = [queue_of(0), queue_of(1)];
+    for queue in [first, second] {
+        let config = QueueConfig::default();
+        rig.input(Input::Create { queue, config });
+    }
+    rig.commit();
+    for _ in 0..3000 {
+        rig.publish(&[first, second], b"body");
+    }
+    rig.commit();
+    rig.begin_checkpoint();
+    let begun = rig.applied;
+    for _ in 0..3 {
+        assert!(rig.step_checkpoint(1).is_none(), "there is more to write");
+    }
+    rig.input(Input::Drop { queue: first });
+    rig.commit();
+    let chunks = loop {
+        if let Some(chunks) = rig.step_checkpoint(1000) {
+            break chunks;
+        }
+    };
+    let dump = rig.dump();
+    rig.restart(&chunks, begun);
+    assert_eq!(rig.dump(), dump);
+}
+
 #[test]
 fn survivors_are_named_and_moved() {
     let mut rig = Rig::new(true);
