@@ -5,8 +5,36 @@ use warren_cluster_core::rows::{Precondition, RowKey, Transaction, Write};
 
 use super::{ExchangeKey, ExchangeRow, QueueKey, QueueRow, Store, VhostKey};
 
-/// An end of a binding: its store, and its row where it has one.
-pub type End = (Store, Option<RowKey>);
+/// An end of a binding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct End {
+    pub store: Store,
+    /// `None` for what is predeclared.
+    pub row: Option<RowKey>,
+}
+
+impl End {
+    /// A queue as an end.
+    #[must_use]
+    pub fn queue(vhost: &str, name: &[u8], store: Store) -> Self {
+        let row = Some(QueueKey { vhost, name }.encode());
+        Self { store, row }
+    }
+
+    /// An exchange that has a row as an end.
+    #[must_use]
+    pub fn exchange(vhost: &str, name: &[u8], store: Store) -> Self {
+        let row = Some(ExchangeKey { vhost, name }.encode());
+        Self { store, row }
+    }
+
+    /// A predeclared exchange as an end.
+    #[must_use]
+    pub fn predeclared() -> Self {
+        let (store, row) = (Store::Replicated, None);
+        Self { store, row }
+    }
+}
 
 /// Where a new queue of this store lives. `draw` is random; shards of queues are 1..=`shards`.
 #[must_use]
@@ -38,11 +66,11 @@ pub fn create_exchange(vhost: &str, name: &[u8], row: &ExchangeRow) -> Transacti
 /// there.
 #[must_use]
 pub fn binding_ends(destination: End, source: End) -> (Store, Vec<Precondition>) {
-    let store = Store::of_binding(source.0, destination.0);
+    let store = Store::of_binding(source.store, destination.store);
     let present = [destination, source]
         .into_iter()
-        .filter(|(of, _)| *of == store)
-        .filter_map(|(_, row)| row.map(Precondition::Present))
+        .filter(|end| end.store == store)
+        .filter_map(|end| end.row.map(Precondition::Present))
         .collect();
     (store, present)
 }

@@ -13,8 +13,8 @@ use crate::definitions::interchange::{
     normalized,
 };
 use crate::definitions::{
-    BindingKey, ExchangeKey, ExchangeKind, ExchangeRow, QueueKey, QueueRow, Store, VhostRow,
-    arguments, equivalence,
+    BindingKey, ExchangeKind, ExchangeRow, Predeclared, QueueRow, Store, VhostRow, arguments,
+    equivalence,
 };
 use crate::dispatch::operation::{DeclareQueue, DestinationKind};
 use crate::exception::Exception;
@@ -93,9 +93,11 @@ impl Room<'_> {
         };
         let present = self
             .present
-            .and_then(|vhost| vhost.exchange(name.as_bytes()));
+            .and_then(|vhost| vhost.exchange(name.as_bytes()))
+            .map(|exchange| exchange.row.clone())
+            .or_else(|| predeclared(name).map(Predeclared::row));
         if let Some(present) = present {
-            let same = equivalence::check_exchange(self.name, &present.row, &declare);
+            let same = equivalence::check_exchange(self.name, &present, &declare);
             agree(unit, kind, name, same);
             return;
         }
@@ -247,22 +249,21 @@ impl Room<'_> {
 
     /// Type (`None`: one that we do not have) and end of a binding's source.
     fn source(&self, name: &str) -> Result<(Option<ExchangeKind>, End), Exception> {
-        let vhost = self.name;
-        let bytes = name.as_bytes();
-        let key = || ExchangeKey { vhost, name: bytes }.encode();
-        if let Some(present) = self.present.and_then(|vhost| vhost.exchange(bytes)) {
-            let row = (!present.is_predeclared()).then(key);
-            return Ok((Some(present.row.kind), (present.store, row)));
+        let (vhost, bytes) = (self.name, name.as_bytes());
+        let present = self.present.and_then(|vhost| vhost.exchange(bytes));
+        let wanted = self.wanted.exchanges.get(name);
+        if let Some(present) = present.filter(|present| !present.is_predeclared()) {
+            let end = End::exchange(vhost, bytes, present.store);
+            return Ok((Some(present.row.kind), end));
         }
-        if let Some(wanted) = self.wanted.exchanges.get(name) {
-            let kind = ExchangeKind::from_name(wanted.kind.as_bytes());
-            let store = Store::of_exchange(wanted.durable);
-            return Ok((kind, (store, Some(key()))));
-        }
-        let predeclared = crate::definitions::Predeclared::ALL;
-        match predeclared.iter().find(|exchange| exchange.name == name) {
-            Some(exchange) => Ok((Some(exchange.kind), (Store::Replicated, None))),
-            None => {
+        match (predeclared(name), wanted) {
+            (Some(exchange), _) => Ok((Some(exchange.kind), End::predeclared())),
+            (None, Some(wanted)) => {
+                let kind = ExchangeKind::from_name(wanted.kind.as_bytes());
+                let store = Store::of_exchange(wanted.durable);
+                Ok((kind, End::exchange(vhost, bytes, store)))
+            }
+            (None, None) => {
                 let mut exception = Exception::no_such("exchange", bytes, vhost);
                 let hint = " (files of RabbitMQ lack internal exchanges: declare it first)";
                 exception.text.push_str(hint);
@@ -277,15 +278,23 @@ impl Room<'_> {
             return self.source(name).map(|(_, end)| end);
         }
         let (vhost, bytes) = (self.name, name.as_bytes());
-        let row = Some(QueueKey { vhost, name: bytes }.encode());
         if let Some(present) = self.present.and_then(|vhost| vhost.queue(bytes)) {
-            return Ok((present.store, row));
+            return Ok(End::queue(vhost, bytes, present.store));
         }
         match self.wanted.queues.get(name) {
-            Some(queue) => Ok((Store::of_queue(queue.durable, false), row)),
+            Some(queue) => {
+                let store = Store::of_queue(queue.durable, false);
+                Ok(End::queue(vhost, bytes, store))
+            }
             None => Err(Exception::no_such("queue", bytes, vhost)),
         }
     }
+}
+
+/// The exchange of that name that every vhost has.
+fn predeclared(name: &str) -> Option<Predeclared> {
+    let mut all = Predeclared::ALL.into_iter();
+    all.find(|exchange| exchange.name == name)
 }
 
 /// The key that a binding would have, had it been read from a file.

@@ -320,6 +320,30 @@ fn the_type_of_a_queue_is_the_files_not_the_vhosts() {
     assert_eq!(kind(b"e"), QueueKind::Quorum);
 }
 
+/// Old files have them; a new vhost has them as well.
+#[test]
+fn predeclared_exchanges_are_there_already() {
+    let json = r#"{"vhosts":[{"name":"n"}],
+        "exchanges":[{"name":"amq.topic","vhost":"n","type":"topic"}],
+        "queues":[{"name":"q","vhost":"n"}],
+        "bindings":[{"source":"amq.topic","vhost":"n","destination":"q",
+            "destination_type":"queue","routing_key":"k"}]}"#;
+    let mut world = World::new();
+    let plan = world.import(&read(json), &OPTIONS);
+    assert!(plan.is_whole(), "{plan:?}");
+    assert_eq!(
+        (plan.count(Action::Same), plan.count(Action::Create)),
+        (1, 3)
+    );
+    assert_eq!(
+        shown(&world.plan(&read(json), &PRUNE)),
+        Vec::<String>::new()
+    );
+    let json = json.replace(r#""type":"topic""#, r#""type":"fanout""#);
+    let plan = World::new().plan(&read(&json), &OPTIONS);
+    assert_eq!(blocked(&plan), ["vhost 'n': 1 in conflict"]);
+}
+
 #[test]
 fn a_vhost_waits_for_the_unit_that_makes_it() {
     let json = r#"{"vhosts":[{"name":"n"},{"name":"s","default_queue_type":"stream"}],
