@@ -129,7 +129,10 @@ const BANS: &[Ban] = &[
         name: None,
         words: &[Word::Crate("serde"), Word::Crate("serde_json")],
         within: &["broker/core/src/"],
-        except: &["broker/core/src/definitions/interchange.rs"],
+        except: &[
+            "broker/core/src/definitions/interchange.rs",
+            "broker/core/src/definitions/interchange/",
+        ],
         tests: Tests::Included,
         why: "domain types carry no serialization: JSON is in definitions/interchange.rs alone",
     },
@@ -377,6 +380,15 @@ mod tests {
         takes(
             "broker/core/src/definitions/interchange.rs",
             "use serde::Serialize;",
+        );
+        takes(
+            "broker/core/src/definitions/interchange/parse.rs",
+            "use serde::de::Visitor;",
+        );
+        bans(
+            "broker/core/src/definitions/plan.rs",
+            "serde_json::to_string(x)",
+            "serde_json",
         );
     }
 

@@ -266,6 +266,14 @@ pub fn check_exchange(vhost: &str, name: &[u8], arguments: &FieldTable) -> Resul
     }
 }
 
+/// 403 for a new queue or exchange (`kind`) whose name begins with `amq.`.
+#[must_use]
+pub fn reserved(kind: &str, name: &[u8]) -> Exception {
+    let name = String::from_utf8_lossy(name);
+    let text = format!("{kind} name '{name}' contains reserved prefix 'amq.*'");
+    Exception::new(ReplyCode::AccessRefused, text)
+}
+
 /// A value as Erlang's `~tp` prints it in RabbitMQ's texts.
 #[must_use]
 pub fn erlang_value(value: &FieldValue) -> String {

@@ -16,10 +16,14 @@ use crate::dispatch::operation::DestinationKind;
 
 pub mod arguments;
 mod binding;
+pub mod changes;
 mod codec;
+pub mod diff;
 pub mod equivalence;
 mod exchange;
+pub mod interchange;
 mod permission;
+pub mod plan;
 mod queue;
 mod tombstone;
 mod user;

@@ -29,8 +29,8 @@ use warren_protocol::table::FieldTable;
 
 use crate::auth::access::Pattern;
 use crate::definitions::{
-    BindingKey, ExchangeRow, PermissionRow, QueueRow, Store, Tombstone, TopicPermissionRow,
-    UserRow, VhostRow,
+    BindingKey, ExchangeRow, PermissionRow, QueueKey, QueueRow, Store, Tombstone,
+    TopicPermissionRow, UserRow, VhostRow,
 };
 use crate::dispatch::operation::DestinationKind;
 use crate::exception::Exception;
@@ -448,6 +448,22 @@ impl Queue {
     #[must_use]
     pub fn id(&self) -> QueueId {
         self.row.id(self.store, self.version)
+    }
+
+    /// The key of its row.
+    #[must_use]
+    pub fn row_key(&self) -> RowKey {
+        let (vhost, name) = (&*self.vhost, &*self.name);
+        QueueKey { vhost, name }.encode()
+    }
+
+    /// What takes the place of its row when it is deleted.
+    #[must_use]
+    pub fn tombstone(&self) -> Tombstone {
+        Tombstone {
+            queue: self.id(),
+            shard: self.row.shard,
+        }
     }
 
     /// Where messages for it go.

@@ -7,11 +7,12 @@ use warren_cluster_core::rows::{Precondition, Transaction, Write};
 use super::removal::Removal;
 use super::{Next, Stage, Step};
 use crate::auth::access::{Access, AccessCache, Resource};
-use crate::definitions::{BindingKey, ExchangeKey, ExchangeKind, QueueKey, Store};
+use crate::definitions::changes::End;
+use crate::definitions::{BindingKey, ExchangeKind, Store, changes};
 use crate::dispatch::operation::{Answer, Bind, DestinationKind};
 use crate::exception::Exception;
 use crate::names::strip_line_breaks;
-use crate::topology::headers;
+use crate::topology::{Exchange, Vhost, headers};
 
 /// Both ends of a binding, found.
 struct Ends {
@@ -90,25 +91,14 @@ impl Step<'_, '_> {
         self.require(Access::Write, target)?;
         self.require(Access::Read, Resource::Exchange(&source))?;
         let vhost = self.vhost()?;
-        let (destination_store, destination_row) = match bind.destination_kind {
+        let end = match bind.destination_kind {
             DestinationKind::Queue => {
                 let queue = vhost.require_queue(&destination)?;
                 self.check_owner(queue)?;
-                let key = QueueKey {
-                    vhost: vhost.name(),
-                    name: &destination,
-                }
-                .encode();
-                (queue.store, Some(key))
+                End::queue(vhost.name(), &destination, queue.store)
             }
             DestinationKind::Exchange => {
-                let exchange = vhost.require_exchange(&destination)?;
-                let key = ExchangeKey {
-                    vhost: vhost.name(),
-                    name: &destination,
-                }
-                .encode();
-                (exchange.store, (!exchange.is_predeclared()).then_some(key))
+                end_of_exchange(vhost, vhost.require_exchange(&destination)?)
             }
         };
         let exchange = vhost.require_exchange(&source)?;
@@ -122,21 +112,7 @@ impl Step<'_, '_> {
                 &bind.routing_key,
             )?;
         }
-        let source_key = ExchangeKey {
-            vhost: vhost.name(),
-            name: &source,
-        }
-        .encode();
-        let source_row = (!exchange.is_predeclared()).then_some(source_key);
-        let store = Store::of_binding(exchange.store, destination_store);
-        let present = [
-            (destination_store, destination_row),
-            (exchange.store, source_row),
-        ]
-        .into_iter()
-        .filter(|(of, _)| *of == store)
-        .filter_map(|(_, row)| row.map(Precondition::Present))
-        .collect();
+        let (store, present) = changes::binding_ends(end, end_of_exchange(vhost, exchange));
         let kind = exchange.row.kind;
         Ok(Ends {
             source,
@@ -146,4 +122,11 @@ impl Step<'_, '_> {
             kind,
         })
     }
+}
+
+fn end_of_exchange(vhost: &Vhost, exchange: &Exchange) -> End {
+    if exchange.is_predeclared() {
+        return End::predeclared();
+    }
+    End::exchange(vhost.name(), &exchange.name, exchange.store)
 }

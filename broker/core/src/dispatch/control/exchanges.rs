@@ -1,14 +1,11 @@
 //! Exchanges: declare and delete.
 
-use warren_cluster_core::rows::{Precondition, Transaction, Write};
 use warren_protocol::ReplyCode;
 
 use super::removal::Removal;
 use super::{Next, Stage, Step};
 use crate::auth::access::{Access, Resource};
-use crate::definitions::{
-    ExchangeKey, ExchangeKind, ExchangeRow, Store, VhostKey, arguments, equivalence,
-};
+use crate::definitions::{ExchangeKind, ExchangeRow, Store, arguments, changes, equivalence};
 use crate::dispatch::operation::{Answer, DeclareExchange};
 use crate::exception::{Exception, resource};
 use crate::names::strip_line_breaks;
@@ -49,40 +46,17 @@ impl Step<'_, '_> {
             return Ok(Next::Done(Answer::Done));
         }
         if name.starts_with(b"amq.") {
-            let name = String::from_utf8_lossy(&name);
-            let text = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
-            return Err(Exception::new(ReplyCode::AccessRefused, text));
+            return Err(arguments::reserved("exchange", &name));
         }
         arguments::check_exchange(&self.actor.vhost, &name, &wanted.arguments)?;
         self.create_exchange(&name, &row)
     }
 
     fn create_exchange(&mut self, name: &[u8], row: &ExchangeRow) -> Result<Next, Exception> {
-        let vhost = self.vhost()?;
         let store = Store::of_exchange(row.durable);
-        let key = ExchangeKey {
-            vhost: vhost.name(),
-            name,
-        }
-        .encode();
-        let mut preconditions = vec![Precondition::Absent(key.clone())];
-        if store == Store::Replicated {
-            preconditions.push(Precondition::Present(
-                VhostKey { name: vhost.name() }.encode(),
-            ));
-        }
-        let writes = vec![Write::Put {
-            row: key,
-            value: row.encode(),
-        }];
-        self.work.transact(
-            store.shard(),
-            Transaction {
-                preconditions,
-                writes,
-            },
-            Some(self.token),
-        );
+        let transaction = changes::create_exchange(self.vhost()?.name(), name, row);
+        self.work
+            .transact(store.shard(), transaction, Some(self.token));
         Ok(Next::Wait(Stage::Writing(Answer::Done)))
     }
 

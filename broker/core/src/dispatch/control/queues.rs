@@ -2,16 +2,10 @@
 
 use std::fmt::Write as _;
 
-use warren_cluster_core::ids::ShardId;
-use warren_cluster_core::rows::{Precondition, Transaction, Write};
-use warren_protocol::ReplyCode;
-
 use super::removal::Removal;
 use super::{Next, Stage, Step};
 use crate::auth::access::{Access, Resource};
-use crate::definitions::{
-    Owner, QueueKey, QueueKind, QueueRow, Store, VhostKey, arguments, equivalence,
-};
+use crate::definitions::{Owner, QueueKind, QueueRow, Store, arguments, changes, equivalence};
 use crate::dispatch::operation::{Actor, Answer, DeclareQueue, Operation};
 use crate::exception::{Exception, resource};
 use crate::ids::QueueId;
@@ -27,9 +21,7 @@ impl Step<'_, '_> {
             return self.declare_queue_passive(&name);
         }
         if name.starts_with(b"amq.") {
-            let name = String::from_utf8_lossy(&name);
-            let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
-            return Err(Exception::new(ReplyCode::AccessRefused, text));
+            return Err(arguments::reserved("queue", &name));
         }
         let mut wanted = declare.clone();
         let prefix = arguments::take_name_prefix(&self.actor.vhost, &mut wanted.arguments)?;
@@ -75,13 +67,8 @@ impl Step<'_, '_> {
                     incarnation: home.incarnation,
                 })
             });
-        let shard = match Store::of_queue(wanted.durable, wanted.exclusive) {
-            Store::Local => ShardId::LOCAL_QUEUES,
-            // Any will do on one node; the row says which it is from then on.
-            Store::Replicated => {
-                ShardId(1 + (self.scene.random % u64::from(self.scene.shards.max(1))) as u32)
-            }
-        };
+        let store = Store::of_queue(wanted.durable, wanted.exclusive);
+        let shard = changes::queue_shard(store, self.scene.random, self.scene.shards);
         QueueRow {
             kind,
             durable: wanted.durable,
@@ -94,27 +81,8 @@ impl Step<'_, '_> {
     }
 
     fn create_queue(&mut self, name: Vec<u8>, row: &QueueRow) -> Result<Next, Exception> {
-        let vhost = self.vhost()?;
         let store = Store::of_queue(row.durable, row.is_exclusive());
-        let key = QueueKey {
-            vhost: vhost.name(),
-            name: &name,
-        }
-        .encode();
-        let mut preconditions = vec![Precondition::Absent(key.clone())];
-        if store == Store::Replicated {
-            preconditions.push(Precondition::Present(
-                VhostKey { name: vhost.name() }.encode(),
-            ));
-        }
-        let writes = vec![Write::Put {
-            row: key,
-            value: row.encode(),
-        }];
-        let transaction = Transaction {
-            preconditions,
-            writes,
-        };
+        let transaction = changes::create_queue(self.vhost()?.name(), &name, row);
         self.work
             .transact(store.shard(), transaction, Some(self.token));
         Ok(Next::Wait(Stage::Writing(Answer::QueueDeclared {

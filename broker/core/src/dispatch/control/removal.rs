@@ -11,7 +11,7 @@ use warren_cluster_core::rows::{Precondition, RowKey, Transaction, Write};
 
 use super::super::operation::DestinationKind;
 use super::super::work::Work;
-use crate::definitions::{ExchangeKey, QueueKey, Store, Tombstone};
+use crate::definitions::{ExchangeKey, Store};
 use crate::ids::Token;
 use crate::names::Name;
 use crate::topology::{Binding, Exchange, Queue, Topology, Vhost};
@@ -52,22 +52,14 @@ impl<'a> Removal<'a> {
 
     /// The queue's row becomes a tombstone, its bindings go.
     pub(super) fn queue(&mut self, queue: &Queue) {
-        let row = QueueKey {
-            vhost: &queue.vhost,
-            name: &queue.name,
-        }
-        .encode();
+        let row = queue.row_key();
         let unchanged = Precondition::Unchanged(row.clone(), queue.version);
         if !self.delete(queue.store, row) {
             return;
         }
-        let tombstone = Tombstone {
-            queue: queue.id(),
-            shard: queue.row.shard,
-        };
         let transaction = self.store(queue.store);
         transaction.preconditions.push(unchanged);
-        transaction.writes.push(tombstone.put());
+        transaction.writes.push(queue.tombstone().put());
         let topology = self.topology;
         if let Some(vhost) = topology.vhost(&queue.vhost) {
             self.bindings_to(vhost, DestinationKind::Queue, &queue.name);
