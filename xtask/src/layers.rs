@@ -153,6 +153,12 @@ const LAYERS: &[Layer] = &[
         package: "xtask",
         folder: "xtask",
         ours: &[],
+        banned: &["clap", "protox", "tokio", "tonic-prost-build"],
+    },
+    Layer {
+        package: "xtask-grpc",
+        folder: "xtask/grpc",
+        ours: &[],
         banned: &["clap", "tokio"],
     },
 ];
