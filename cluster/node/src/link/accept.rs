@@ -148,6 +148,7 @@ async fn welcome(
     from: SocketAddr,
 ) -> Option<(Refusal, TlsStream<TcpStream>)> {
     let (class, said) = (hello.class, hello.incarnation);
+    peer.begun().await;
     let mut reader = peer.readers[class as usize].lock().await;
     if let Err(known) = peer.met(said) {
         let node = peer.node;
@@ -186,8 +187,10 @@ async fn serve(
         read(&shared, peer.node, class, &mut stream).await
     };
     let fault = tokio::select! {
-        Err(fault) = reading => fault,
+        // First: nothing is read of a peer that is none any more.
+        biased;
         () = peer.is_to_end() => Fault::Closed,
+        Err(fault) = reading => fault,
     };
     let node = peer.node;
     match fault {

@@ -68,8 +68,13 @@ struct Connection {
     incarnation: u64,
 }
 
-/// Keeps a peer linked until it is to end.
-pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
+/// Keeps a peer linked until it is to end. Begins when `earlier`, the same node's life before
+/// this one, is over: its loss is told, and its last message, before anything of this one.
+pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, earlier: Option<Arc<Peer>>) {
+    if let Some(earlier) = earlier {
+        earlier.ended().await;
+    }
+    peer.set(State::Unlinked { fault: None });
     // Peers that were lost together are not dialed together.
     let mut backoff = Backoff::new(shared.options.seed ^ peer.node.0.rotate_left(32));
     let mut wanted = peer.watch();

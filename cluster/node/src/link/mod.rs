@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -178,8 +178,15 @@ struct Shared {
     events: Arc<dyn LinkEvents>,
     runtime: Handle,
     peers: ArcSwap<BTreeMap<NodeId, Arc<Peer>>>,
-    /// Held by whoever changes `peers`; true once they were stopped.
-    stopped: Mutex<bool>,
+    changes: Mutex<Changes>,
+}
+
+/// Held by whoever changes the peers.
+#[derive(Default)]
+struct Changes {
+    stopped: bool,
+    /// Peers that are none any more, until nothing runs for them.
+    ending: BTreeMap<NodeId, Arc<Peer>>,
 }
 
 impl Links {
@@ -197,7 +204,7 @@ impl Links {
                 events,
                 runtime: Handle::current(),
                 peers: ArcSwap::default(),
-                stopped: Mutex::new(false),
+                changes: Mutex::default(),
             }),
         }
     }
@@ -209,13 +216,11 @@ impl Links {
     /// When a thread panicked in here before.
     pub fn set_peers(&self, peers: Vec<(NodeId, Vec<String>)>) {
         let shared = &self.shared;
-        let stopped = shared
-            .stopped
-            .lock()
-            .expect("nothing panics under this lock");
-        if *stopped {
+        let mut changes = shared.lock();
+        if changes.stopped {
             return;
         }
+        changes.ending.retain(|_, peer| !peer.is_over());
         let old = shared.peers.load_full();
         let mut new = BTreeMap::new();
         let mut made = Vec::new();
@@ -223,27 +228,30 @@ impl Links {
             if node == shared.credentials.node() {
                 continue;
             }
-            let peer = match old.get(&node) {
+            let known = old.get(&node).or_else(|| new.get(&node)).cloned();
+            let peer = match known {
                 Some(peer) => {
                     peer.move_to(addresses);
-                    peer.clone()
+                    peer
                 }
                 None => {
                     let peer = Arc::new(Peer::new(node, addresses, &shared.options));
-                    made.push(peer.clone());
+                    made.push((peer.clone(), changes.ending.remove(&node)));
                     peer
                 }
             };
             new.insert(node, peer);
         }
-        let gone = old.iter().filter(|(node, _)| !new.contains_key(node));
-        let gone: Vec<Arc<Peer>> = gone.map(|(_, peer)| peer.clone()).collect();
-        shared.peers.store(Arc::new(new));
-        gone.iter().for_each(|peer| peer.end());
-        for peer in made {
-            shared.runtime.spawn(dial::run(shared.clone(), peer));
+        for (node, peer) in old.iter().filter(|(node, _)| !new.contains_key(node)) {
+            changes.ending.insert(*node, peer.clone());
         }
-        drop(stopped);
+        shared.peers.store(Arc::new(new));
+        changes.ending.values().for_each(|peer| peer.end());
+        for (peer, earlier) in made {
+            shared
+                .runtime
+                .spawn(dial::run(shared.clone(), peer, earlier));
+        }
     }
 
     /// Sends a message made of `parts` to a peer, or drops it: false says that it surely does not
@@ -273,14 +281,13 @@ impl Links {
     /// # Panics
     /// When a thread panicked in [`Self::set_peers`].
     pub async fn stop(&self) {
-        let peers = {
-            let mut stopped = self
-                .shared
-                .stopped
-                .lock()
-                .expect("nothing panics under this lock");
-            *stopped = true;
-            self.shared.peers.load_full()
+        let (peers, ending) = {
+            let mut changes = self.shared.lock();
+            changes.stopped = true;
+            (
+                self.shared.peers.load_full(),
+                std::mem::take(&mut changes.ending),
+            )
         };
         peers.values().for_each(|peer| peer.drain());
         let drained = async {
@@ -291,7 +298,7 @@ impl Links {
         let in_time = tokio::time::timeout(Duration::from_secs(1), drained).await;
         self.shared.peers.store(Arc::default());
         peers.values().for_each(|peer| peer.end());
-        for peer in peers.values() {
+        for peer in peers.values().chain(ending.values()) {
             peer.ended().await;
         }
         if in_time.is_err() {
@@ -307,6 +314,10 @@ impl fmt::Debug for Links {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().expect("nothing panics under this lock")
+    }
+
     fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.load().get(&node).cloned()
     }

@@ -29,6 +29,8 @@ pub(super) enum Course {
 /// How a peer's link is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum State {
+    /// An earlier life of the peer has not ended yet.
+    Waiting,
     Unlinked {
         fault: Option<String>,
     },
@@ -65,7 +67,7 @@ impl Peer {
             node,
             queues: Class::ALL.map(queue),
             wanted: watch::Sender::new(Wanted { addresses, course }),
-            state: watch::Sender::new(State::Unlinked { fault: None }),
+            state: watch::Sender::new(State::Waiting),
             readers: Default::default(),
             newest: Mutex::new(0),
         }
@@ -118,6 +120,16 @@ impl Peer {
         self.state.send_replace(state);
     }
 
+    /// Waits until its turn has come.
+    pub(super) async fn begun(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| *state != State::Waiting).await;
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.state.borrow() == State::Over
+    }
+
     /// Waits until its link is down.
     pub(super) async fn unlinked(&self) {
         let mut state = self.state.subscribe();
@@ -131,8 +143,9 @@ impl Peer {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| *state == State::Over).await;
         for reader in &self.readers {
-            let reader = reader.lock().await.take();
-            if let Some(reader) = reader {
+            // Held, so that others who wait for the end wait for this one too.
+            let mut reader = reader.lock().await;
+            if let Some(reader) = reader.take() {
                 // It ends by itself, or has panicked, which the runtime has said.
                 let _ = reader.await;
             }
@@ -153,7 +166,7 @@ impl Peer {
         let (connected, fault) = match &*self.state.borrow() {
             State::Linked { incarnation } => (Some(*incarnation), None),
             State::Unlinked { fault } => (None, fault.clone()),
-            State::Over => (None, None),
+            State::Waiting | State::Over => (None, None),
         };
         LinkStatus {
             peer: self.node,

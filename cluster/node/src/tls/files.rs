@@ -17,7 +17,7 @@ use warren_cluster_core::ids::{NodeId, Time};
 
 use super::authority::validity;
 use super::verify::{explain_tls, node_signed_by};
-use super::{Authority, ClusterId, Error, Key, Name, NameFault, name_of};
+use super::{Authority, ClusterId, Error, Key, Name, NameFault, SignRequest, name_of};
 
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
@@ -119,6 +119,30 @@ impl Files {
         let keys =
             NodeKeys::new(authority, certificate, key).map_err(|error| in_file(&path, error));
         keys.map(Some)
+    }
+
+    /// Makes this folder the first node of a new cluster, with its authority and administrator.
+    ///
+    /// # Errors
+    /// When the folder is a member already, or a file cannot be written.
+    pub fn found(&self, now: Time) -> Result<NodeKeys, Error> {
+        if self.node()?.is_some() {
+            return Err(Error::File {
+                path: self.tls.join("node.pem"),
+                cause: "this folder is a member of a cluster already".to_owned(),
+            });
+        }
+        let authority = Authority::generate(ClusterId::draw()?, now)?;
+        let key = self.node_key()?;
+        let request = SignRequest::parse(&key.sign_request()?)?;
+        let life_ms = Authority::NODE_LIFE_MS;
+        let certificate = authority.sign_node(NodeId(1), &request, now, life_ms)?;
+        let keys = NodeKeys::new(authority.certificate().clone(), certificate, key)?;
+        self.store_authority(&authority)?;
+        self.store_admin(&authority.issue_admin(now, Authority::ADMIN_LIFE_MS)?)?;
+        // Last: until here the folder is none, and is founded anew when this did not get so far.
+        self.store_node(&keys)?;
+        Ok(keys)
     }
 
     /// The key to ask for a certificate with: the one that is there, else a new one.

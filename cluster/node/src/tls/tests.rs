@@ -264,6 +264,35 @@ fn keys_of_held(authority: &Authority) -> NodeKeys {
 }
 
 #[test]
+fn a_folder_founds_one_cluster() {
+    let (folder, other) = (Folder::new("tls-found"), Folder::new("tls-found-other"));
+    let files = Files::new(folder.path());
+    let keys = files.found(wall_clock()).expect("founds");
+    assert_eq!(keys.node, NodeId(1));
+    let again = files
+        .found(wall_clock())
+        .expect_err("only once")
+        .to_string();
+    assert!(again.contains("member of a cluster already"), "{again}");
+    let held = files.authority(keys.cluster).expect("reads").expect("held");
+    assert_eq!(held.certificate(), &keys.authority);
+    let admin = files.admin().expect("reads").expect("there");
+    assert_eq!(admin.cluster, keys.cluster);
+    let seen = handshake(&credentials(&keys), &admin_client(&admin).expect("a dial"));
+    let cluster = keys.cluster;
+    assert_eq!(seen, Ok(Some(Name::Admin { cluster })));
+    // One that stopped before the end is founded anew, and is another cluster.
+    let path = folder.path().join("tls/node.pem");
+    std::fs::remove_file(path).expect("removes");
+    let anew = files.found(wall_clock()).expect("founds");
+    let elsewhere = Files::new(other.path())
+        .found(wall_clock())
+        .expect("founds");
+    assert_ne!(anew.cluster, keys.cluster);
+    assert_ne!(anew.cluster, elsewhere.cluster);
+}
+
+#[test]
 fn damaged_files_are_named() {
     let folder = Folder::new("tls-damage");
     let files = Files::new(folder.path());

@@ -2,6 +2,7 @@
 
 mod nodes;
 mod strangers;
+mod vanished;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

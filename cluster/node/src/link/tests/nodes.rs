@@ -140,6 +140,18 @@ async fn a_peer_that_is_none_any_more_is_cut_off() {
     one.links.set_peers(vec![two.place()]);
     two.connected(1).await;
     one.connected(2).await;
+    // However soon it is one again: first the old link is lost, then the new one is there.
+    for _ in 0..20 {
+        one.links.set_peers(Vec::new());
+        one.links.set_peers(vec![two.place()]);
+        one.connected(2).await;
+        let lost = one
+            .kept
+            .iter()
+            .position(|event| matches!(event, Event::Lost(_)));
+        one.kept
+            .remove(lost.expect("lost before it was linked again"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
