@@ -16,6 +16,8 @@ use crate::proto::join_v1::join_server::{Join, JoinServer};
 use crate::tls::{ClusterId, SignRequest};
 use crate::token::{Secret, TokenId, check_addresses};
 
+const NAME_CHARACTERS_LOGGED: usize = 64;
+
 /// Serves `warren.join.v1.Join` for `cluster`.
 #[must_use]
 pub fn routes(cluster: ClusterId, admission: Arc<dyn Admission>) -> Routes {
@@ -37,20 +39,20 @@ impl Join for Server {
         request: tonic::Request<proto::JoinRequest>,
     ) -> Result<Response<proto::JoinResponse>, Status> {
         let message = request.into_inner();
-        // For the log: what a joiner says of itself is checked, but nobody vouches for it.
-        let (name, token) = (message.name.clone(), TokenId(message.token));
+        // For the log: a piece of what a joiner says of itself, for which nobody vouches.
+        let name: String = message.name.chars().take(NAME_CHARACTERS_LOGGED).collect();
+        let token = TokenId(message.token);
         let outcome = match parse(self.cluster, message) {
             Ok(request) => self.admission.admit(request).await,
             Err(refusal) => Err(refusal),
         };
         let outcome = match outcome {
             Ok(admitted) => {
-                tracing::info!(node = %admitted.node, name, %token, "join: admitted");
+                tracing::info!(node = %admitted.node, ?name, %token, "join: admitted");
                 Outcome::Admitted(answer(self.cluster, admitted))
             }
             Err(refusal) => {
-                let name = name.get(..NAME_BYTES_LIMIT).unwrap_or(&name);
-                tracing::warn!(name, %token, why = %refusal, "join: refused");
+                tracing::warn!(?name, %token, why = %refusal, "join: refused");
                 Outcome::Refused(refused(&refusal))
             }
         };
