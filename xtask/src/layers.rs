@@ -31,6 +31,7 @@ const IMPURE: &[&str] = &[
     "getrandom",
     "h2",
     "hyper",
+    "hyper-util",
     "lapin",
     "libc",
     "log",
@@ -41,6 +42,7 @@ const IMPURE: &[&str] = &[
     "parking_lot",
     "prost",
     "rand",
+    "rcgen",
     "rayon",
     "rustix",
     "rustls",
@@ -53,10 +55,12 @@ const IMPURE: &[&str] = &[
     "tokio-stream",
     "tokio-util",
     "tonic",
+    "tonic-prost",
     "tower",
     "tracing",
     "tracing-subscriber",
     "uuid",
+    "x509-parser",
 ];
 
 const LAYERS: &[Layer] = &[
@@ -152,6 +156,12 @@ const LAYERS: &[Layer] = &[
     Layer {
         package: "xtask",
         folder: "xtask",
+        ours: &[],
+        banned: &["clap", "protox", "tokio", "tonic-prost-build"],
+    },
+    Layer {
+        package: "xtask-grpc",
+        folder: "xtask/grpc",
         ours: &[],
         banned: &["clap", "tokio"],
     },

@@ -24,7 +24,7 @@ cargo xtask TASK
   check                 fmt, clippy, tidy, unit tests, 20 simulator seeds: before every commit
   ci                    everything: check, all tests, 200 seeds, real clients, fuzz smoke, docs
   tidy                  the house rules that no compiler knows: layers, words, lengths, headers
-  codegen [--check]     writes protocol/src/methods.rs; with --check fails when it is stale
+  codegen [--check]     writes the generated files; with --check fails when one is stale
   sim                   runs the simulator
       --seeds N         that many seeds (default 20)
       --seed S          this one seed

@@ -1,18 +1,26 @@
-//! Drives the cluster core: lane threads, disks, the local store.
+//! Drives the cluster core: lane threads, disks, the local store; and what nodes say to each other.
 //!
 //! [`open`] recovers a data folder and gives a [`Handle`]; what the lanes hand out goes to a
-//! [`Sink`].
+//! [`Sink`]. [`tls`] says who is who, [`listener`] is the cluster port, [`link`] carries messages
+//! between nodes, [`join`] makes a blank node a member.
 
 mod clock;
 mod disk;
 mod error;
+pub mod grpc;
 mod handle;
+pub mod join;
+pub mod link;
+pub mod listener;
 mod local;
 mod options;
+mod proto;
 mod sink;
 #[cfg(test)]
 mod testing;
 mod thread;
+pub mod tls;
+pub mod token;
 
 pub use error::Error;
 pub use handle::{Handle, Status, open};

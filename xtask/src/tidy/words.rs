@@ -144,9 +144,10 @@ const BANS: &[Ban] = &[
             "cluster/node/src/disk.rs",
             "cluster/node/src/disk/",
             "cluster/node/src/local.rs",
+            "cluster/node/src/tls/files.rs",
         ],
         tests: Tests::Exempt,
-        why: "files are opened in disk.rs and local.rs alone",
+        why: "files are opened in disk.rs, local.rs and tls/files.rs alone",
     },
     Ban {
         name: None,
@@ -158,11 +159,28 @@ const BANS: &[Ban] = &[
     },
     Ban {
         name: None,
-        words: &[Word::Crate("tonic")],
+        words: &[
+            Word::Crate("prost"),
+            Word::Crate("tonic"),
+            Word::Crate("tonic_prost"),
+        ],
         within: &["cluster/node/src/"],
-        except: &["cluster/node/src/link/grpc.rs", "cluster/node/src/admin.rs"],
+        except: &[
+            "cluster/node/src/admin.rs",
+            "cluster/node/src/grpc.rs",
+            "cluster/node/src/join/",
+            "cluster/node/src/proto/",
+        ],
         tests: Tests::Included,
-        why: "gRPC is named in link/grpc.rs and admin.rs alone",
+        why: "gRPC is named in admin.rs, grpc.rs, join/ and proto/ alone",
+    },
+    Ban {
+        name: None,
+        words: &[Word::Crate("rcgen"), Word::Crate("x509_parser")],
+        within: &[],
+        except: &["cluster/node/src/tls/"],
+        tests: Tests::Included,
+        why: "certificates are made and read in cluster/node/src/tls alone",
     },
     Ban {
         name: None,
@@ -371,7 +389,12 @@ mod tests {
         );
         takes("cluster/node/src/disk.rs", "use std::fs::File;");
         bans("cluster/node/src/handle.rs", "use tonic::Status;", "tonic");
-        takes("cluster/node/src/link/grpc.rs", "use tonic::Status;");
+        takes("cluster/node/src/join/server.rs", "use tonic::Status;");
+        bans("cluster/node/src/token.rs", "rcgen::x()", "rcgen");
+        takes(
+            "cluster/node/src/tls/files.rs",
+            "std::fs::read(x); rcgen::x()",
+        );
         bans(
             "broker/core/src/message.rs",
             "use serde::Serialize;",
