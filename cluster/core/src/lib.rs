@@ -13,6 +13,7 @@ pub mod lane;
 pub mod link;
 pub mod log;
 pub mod machine;
+pub mod members;
 pub mod origin;
 pub mod origins;
 pub mod parts;

@@ -1,0 +1,132 @@
+//! What the leader of a shard does next, so that its members become the ones in their row.
+//!
+//! Always holds:
+//! - a replica is a learner first, and votes once it has (about) all that is agreed on;
+//! - voters that come and voters that go change in one step (joint consensus), so that there are
+//!   never fewer than before or than wanted;
+//! - a leader that is to go gives its lead away, and is removed by the next one;
+//! - few shards move at a time, and none is handed to a node that cannot take it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Replicas, Versioned};
+use crate::consensus::MemberChange;
+use crate::ids::{NodeId, ReplicaId, ShardId};
+use crate::lane::ShardStatus;
+
+/// Entries that a replica may lack and yet become a voter.
+const LAG_ENTRIES_MAX: u64 = 128;
+
+/// What a shard's leader is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    Change(Vec<MemberChange>),
+    Transfer(ReplicaId),
+}
+
+/// The next step of one shard. `reachable`: nodes that there is a way to.
+#[must_use]
+pub fn next(wanted: &Replicas, status: &ShardStatus, reachable: &BTreeSet<NodeId>) -> Option<Step> {
+    let me = status.replica?;
+    let members = &status.members;
+    let leads = status.leader.is_some_and(|(_, node)| node == me.node());
+    let between = !members.outgoing.is_empty() || !members.learners_next.is_empty();
+    if !leads || between || wanted.voters.is_empty() {
+        return None;
+    }
+    let is_there = |id: &ReplicaId| reachable.contains(&id.node());
+    let new = wanted.all().find(|id| !has(status, *id) && is_there(id));
+    if let Some(new) = new {
+        return Some(Step::Change(vec![MemberChange::Learner(new)]));
+    }
+    let coming = wanted.voters.iter().copied();
+    let coming = coming.filter(|id| !members.voters.contains(id));
+    let coming: Vec<_> = coming.collect();
+    if !coming.iter().all(|id| is_ready(status, *id)) {
+        return None;
+    }
+    let mut changes: Vec<_> = coming.into_iter().map(MemberChange::Voter).collect();
+    let others = members.all().filter(|id| *id != me);
+    changes.extend(others.filter_map(|id| going(wanted, status, id)));
+    if !changes.is_empty() {
+        return Some(Step::Change(changes));
+    }
+    let heir = |id: &&ReplicaId| **id != me && is_there(id) && has_all(status, **id);
+    if wanted.voters.contains(&me) {
+        let first = wanted.voters.first().filter(heir)?;
+        return Some(Step::Transfer(*first));
+    }
+    wanted.voters.iter().find(heir).copied().map(Step::Transfer)
+}
+
+/// What is done about a member that is not what it should be.
+fn going(wanted: &Replicas, status: &ShardStatus, id: ReplicaId) -> Option<MemberChange> {
+    if wanted.voters.contains(&id) {
+        None
+    } else if !wanted.learners.contains(&id) {
+        Some(MemberChange::Remove(id))
+    } else {
+        let votes = status.members.voters.contains(&id);
+        votes.then_some(MemberChange::Learner(id))
+    }
+}
+
+fn has(status: &ShardStatus, id: ReplicaId) -> bool {
+    status.members.all().any(|member| member == id)
+}
+
+fn matched(status: &ShardStatus, id: ReplicaId) -> u64 {
+    let mut matched = status.matched.iter();
+    matched.find(|it| it.0 == id).map_or(0, |it| it.1.0)
+}
+
+/// Whether it has the shard's state (one without a past has nothing at all), and nearly all since.
+fn is_ready(status: &ShardStatus, id: ReplicaId) -> bool {
+    let matched = matched(status, id);
+    matched > 0 && matched + LAG_ENTRIES_MAX >= status.committed.0
+}
+
+fn has_all(status: &ShardStatus, id: ReplicaId) -> bool {
+    status.members.voters.contains(&id) && matched(status, id) >= status.committed.0
+}
+
+/// Whether the members are the ones in their row.
+#[must_use]
+pub fn is_settled(wanted: &Replicas, status: &ShardStatus) -> bool {
+    let set = |ids: &[ReplicaId]| -> BTreeSet<ReplicaId> { ids.iter().copied().collect() };
+    let members = &status.members;
+    set(&wanted.voters) == set(&members.voters)
+        && set(&wanted.learners) == set(&members.learners)
+        && members.outgoing.is_empty()
+        && members.learners_next.is_empty()
+}
+
+/// The next steps of the shards that a node leads, of which at most `moving_max` move at a time.
+/// Shards that wait for a node which is not there do not count.
+#[must_use]
+pub fn all(
+    rows: &BTreeMap<ShardId, Versioned<Replicas>>,
+    led: &[ShardStatus],
+    reachable: &BTreeSet<NodeId>,
+    moving_max: usize,
+) -> Vec<(ShardId, Step)> {
+    let mut moving = 0;
+    let mut steps = Vec::new();
+    for status in led {
+        let Some(row) = rows.get(&status.shard) else {
+            continue;
+        };
+        let step = next(&row.value, status, reachable);
+        if !is_settled(&row.value, status) {
+            let me = status.replica.map(ReplicaId::node);
+            let is_there = |id: ReplicaId| Some(id.node()) == me || reachable.contains(&id.node());
+            let waits = step.is_none() && !row.value.all().all(is_there);
+            if waits || moving == moving_max {
+                continue;
+            }
+            moving += 1;
+        }
+        steps.extend(step.map(|step| (status.shard, step)));
+    }
+    steps
+}
