@@ -6,19 +6,18 @@ use std::time::Duration;
 
 use warren_cluster_core::ids::{Life, NodeId, Now, ShardId};
 use warren_cluster_core::inbox::Input;
-use warren_cluster_core::lane::{self, Lane};
+use warren_cluster_core::lane::{self, Lane, ShardStatus};
 use warren_cluster_core::machine::Machine;
 
 use crate::clock::Clock;
 use crate::disk::Files;
 use crate::error::Error;
-use crate::local::{self, Local};
+use crate::local::{self, LANES, Local};
 use crate::options::Options;
 use crate::sink::Sink;
 use crate::thread::Shared;
+use crate::tls::ClusterId;
 
-/// One lane a node: enough for the cores that machines of this size have.
-const LANES: u16 = 1;
 /// How long shards may take to lead after recovery.
 const START_SECONDS_MAX: u64 = 120;
 
@@ -63,13 +62,33 @@ where
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Opens the data folder, recovers what it holds and starts the lane. Returns when every shard
-/// of this node leads. `machine` makes the empty machine of a queue shard; `sink` gets the first
+/// [`start`] of a node that has no peers: returns when every shard of it leads.
+///
+/// # Errors
+/// See [`Error`].
+pub fn open<M, T>(
+    options: &Options,
+    machine: impl Fn(ShardId) -> M,
+    sink: Arc<dyn Sink<M, T>>,
+) -> Result<Handle<M, T>, Error>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + 'static,
+{
+    let handle = start(options, machine, sink)?;
+    handle.wait_led(Duration::from_secs(START_SECONDS_MAX))?;
+    Ok(handle)
+}
+
+/// Opens the data folder, recovers what it holds and starts the lane. A blank folder becomes the
+/// first node of a cluster ([`crate::adopt`] makes it another one's before). `machine` makes the empty machine of a queue shard; `sink` gets the first
 /// outputs (all rows) before this returns.
 ///
 /// # Errors
 /// See [`Error`]. Nothing is changed on disk when the folder is locked or foreign.
-pub fn open<M, T>(
+pub fn start<M, T>(
     options: &Options,
     machine: impl Fn(ShardId) -> M,
     sink: Arc<dyn Sink<M, T>>,
@@ -101,29 +120,30 @@ where
     })?;
     let shared = Arc::new(Shared::new(lane, sink, clock, files, local));
     shared.start_disk().map_err(io("start disk threads of"))?;
+    if let Some(replica) = shared.local.identity.replica {
+        let shard = ShardId::DEFINITIONS;
+        shared.inbox().push_back(Input::Host { shard, replica });
+    }
+    // Here, so that the sink has all rows before anybody has the handle.
+    shared.step_in_place();
     let served = Arc::clone(&shared);
     let builder = std::thread::Builder::new().name("warren-lane".to_owned());
     let thread = builder.spawn(move || served.serve());
     let thread = thread.map_err(io("start the lane's thread of"))?;
-    let handle = Handle {
+    Ok(Handle {
         owner: Arc::new(Owner {
             shared,
             thread: Mutex::new(Some(thread)),
         }),
-    };
-    let within = Duration::from_secs(START_SECONDS_MAX);
-    if !handle.owner.shared.wait(|progress| progress.leads, within) {
-        return Err(Error::Stalled {
-            seconds: START_SECONDS_MAX,
-        });
-    }
-    Ok(handle)
+    })
 }
 
 fn lane_options(options: &Options, local: &Local) -> Result<lane::Options, Error> {
     let identity = local.identity;
     let life = Life(local::random()?);
+    let is_first = identity.replica.is_none();
     Ok(lane::Options {
+        founders: is_first.then_some(identity.node).into_iter().collect(),
         log: identity.log,
         seed: life.0,
         segment_bytes: options.segment_bytes,
@@ -165,7 +185,37 @@ where
         self.shared().wait(|progress| progress.stopped, within)
     }
 
-    /// The node's identity, drawn at its first start.
+    /// Waits until every shard that this node has a replica of has a leader, itself or another.
+    ///
+    /// # Errors
+    /// [`Error::Stalled`] when that takes longer than `within`.
+    pub fn wait_led(&self, within: Duration) -> Result<(), Error> {
+        if self.shared().wait(|progress| progress.led, within) {
+            return Ok(());
+        }
+        let seconds = within.as_secs();
+        Err(Error::Stalled { seconds })
+    }
+
+    /// What this node knows of a logged shard; waits for the turn in progress, if there is one.
+    #[must_use]
+    pub fn shard_status(&self, shard: ShardId) -> Option<ShardStatus> {
+        self.shared().shards_status([shard]).pop()
+    }
+
+    /// The cluster that the node is of.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        ClusterId(self.shared().local.identity.cluster)
+    }
+
+    /// Whether the node made its cluster.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.shared().local.identity.replica.is_none()
+    }
+
+    /// The node's identity, given at its first start.
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.shared().node
@@ -189,7 +239,7 @@ where
         self.shared().status()
     }
 
-    fn shared(&self) -> &Shared<M, T> {
+    pub(crate) fn shared(&self) -> &Arc<Shared<M, T>> {
         &self.owner.shared
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! [`open`] recovers a data folder and gives a [`Handle`]; what the lanes hand out goes to a
 //! [`Sink`]. [`tls`] says who is who, [`listener`] is the cluster port, [`link`] carries messages
-//! between nodes, [`join`] makes a blank node a member.
+//! between nodes, [`join`] makes a blank node a member. [`cluster`] puts them together.
 
+mod admission;
 mod clock;
+pub mod cluster;
 mod disk;
 mod error;
 pub mod grpc;
@@ -14,8 +16,10 @@ pub mod link;
 pub mod listener;
 mod local;
 mod options;
+mod peers;
 mod proto;
 mod sink;
+mod steward;
 #[cfg(test)]
 mod testing;
 mod thread;
@@ -23,6 +27,7 @@ pub mod tls;
 pub mod token;
 
 pub use error::Error;
-pub use handle::{Handle, Status, open};
+pub use handle::{Handle, Status, open, start};
+pub use local::{Membership, adopt, membership};
 pub use options::Options;
 pub use sink::Sink;

@@ -149,6 +149,12 @@ impl Port {
         self.address
     }
 
+    /// [`Self::stop`] without waiting for anything.
+    pub(crate) fn close(&self) {
+        self.stop.send_replace(true);
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
     /// Closes the port: no connection comes in, gRPC calls under way end first (for a second).
     pub async fn stop(mut self) {
         self.stop.send_replace(true);

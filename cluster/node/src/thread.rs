@@ -12,9 +12,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockE
 use std::thread::Thread;
 use std::time::Duration;
 
-use warren_cluster_core::ids::{Instant, NodeId};
+use warren_cluster_core::ids::{Instant, NodeId, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
-use warren_cluster_core::lane::Lane;
+use warren_cluster_core::lane::{Lane, ShardStatus};
 use warren_cluster_core::log::disk::{Completion, Op};
 use warren_cluster_core::machine::Machine;
 
@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::disk::{Disk, Files};
 use crate::handle::Status;
 use crate::local::Local;
+use crate::peers::Peers;
 use crate::sink::Sink;
 
 /// Turns that a thread which brings work gives the lane before the lane's own thread takes over.
@@ -46,8 +47,10 @@ pub(crate) struct Shared<M: Machine, T> {
     quit: AtomicBool,
     progress: Mutex<Progress>,
     progressed: Condvar,
+    /// The way to other nodes.
+    pub(crate) peers: Peers,
     /// Holds the data folder's lock.
-    _local: Local,
+    pub(crate) local: Local,
 }
 
 /// A lane and what its steps work with.
@@ -58,13 +61,15 @@ struct Driver<M: Machine, T> {
     ops: Vec<Op>,
     disk: Option<Disk>,
     free_disk_at: Instant,
+    /// Every shard had a leader once.
+    led: bool,
 }
 
 /// What a caller may wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Progress {
-    /// Every shard leads.
-    pub(crate) leads: bool,
+    /// Every shard that is here has had a leader.
+    pub(crate) led: bool,
     /// Everything is on disk, nothing will come.
     pub(crate) stopped: bool,
 }
@@ -96,6 +101,7 @@ where
                 ops: Vec::new(),
                 disk: None,
                 free_disk_at: Instant(0),
+                led: false,
             }),
             files,
             thread: OnceLock::new(),
@@ -103,7 +109,8 @@ where
             quit: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
             progressed: Condvar::new(),
-            _local: local,
+            peers: Peers::new(),
+            local,
         }
     }
 
@@ -143,7 +150,7 @@ where
             };
             let deadline = driver.lane.deadline();
             drop(driver);
-            self.sink.flush();
+            self.hand_out();
             if more {
                 self.wake();
                 return;
@@ -171,13 +178,19 @@ where
                 self.sleeps_until.store(until, Ordering::SeqCst);
             }
             drop(driver);
-            self.sink.flush();
+            self.hand_out();
             // Whoever put something in meanwhile may have met this thread's lock.
             if !more && self.inbox().is_empty() {
                 self.sleep(until);
             }
             self.sleeps_until.store(0, Ordering::SeqCst);
         }
+    }
+
+    /// The lane's lock is free: tells others what the last turns had for them.
+    fn hand_out(&self) {
+        self.peers.send();
+        self.sink.flush();
     }
 
     fn sleep(&self, until: u64) {
@@ -225,7 +238,9 @@ where
     fn turn(&self, driver: &mut Driver<M, T>) -> bool {
         let now = self.clock.now();
         if driver.inputs.is_empty() {
-            std::mem::swap(&mut driver.inputs, &mut *self.inbox());
+            let mut inbox = self.inbox();
+            std::mem::swap(&mut driver.inputs, &mut *inbox);
+            self.peers.intake.taken();
         }
         if now.mono >= driver.free_disk_at {
             driver.free_disk_at = now.mono.plus_millis(FREE_DISK_EVERY_MILLIS);
@@ -248,20 +263,27 @@ where
             disk.submit(&mut driver.ops);
         }
         if !driver.outputs.is_empty() {
-            self.note(driver);
+            let hosted = self.peers.take(self.node, &mut driver.outputs);
+            let hosted = hosted.into_iter();
+            driver
+                .inputs
+                .extend(hosted.map(|(shard, replica)| Input::Host { shard, replica }));
             self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
-            driver.outputs.clear();
         }
+        self.note(driver);
+        driver.outputs.clear();
         more || !driver.inputs.is_empty()
     }
 
     /// Tells those who wait for the lane as a whole.
-    fn note(&self, driver: &Driver<M, T>) {
-        if driver.outputs.roles.is_empty() && !driver.outputs.stopped {
+    fn note(&self, driver: &mut Driver<M, T>) {
+        let led = !driver.led && driver.lane.all_led();
+        if !led && !driver.outputs.stopped {
             return;
         }
+        driver.led |= led;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.leads = driver.lane.all_led();
+        progress.led |= led;
         progress.stopped |= driver.outputs.stopped;
         self.progressed.notify_all();
     }
@@ -274,6 +296,19 @@ where
             .wait_timeout_while(progress, within, |progress| !enough(*progress));
         let (progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
         enough(*progress)
+    }
+
+    /// Logged shards as this node knows them, those that `wanted` names; waits for the turn in
+    /// progress, if there is one.
+    pub(crate) fn shards_status(
+        &self,
+        wanted: impl IntoIterator<Item = ShardId>,
+    ) -> Vec<ShardStatus> {
+        let driver = self.lock_driver();
+        let wanted = wanted.into_iter();
+        wanted
+            .filter_map(|shard| driver.lane.status(shard))
+            .collect()
     }
 
     /// Figures of the lane; waits for the turn in progress, if there is one.

@@ -22,7 +22,7 @@ use crate::tls::{self, ClusterId, Fingerprint};
 const FAMILY: &str = "warren";
 const PREFIX: &str = "warren1.";
 const CHECK_BYTES: usize = 4;
-const ADDRESSES_LIMIT: usize = 16;
+pub(crate) const ADDRESSES_LIMIT: usize = 16;
 /// Characters of a printed token; sixteen addresses of full length stay below it.
 const TEXT_BYTES_LIMIT: usize = 8 << 10;
 

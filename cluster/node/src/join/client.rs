@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
-use warren_cluster_core::ids::NodeId;
+use warren_cluster_core::ids::{NodeId, ReplicaId};
 
 use super::{MESSAGE_BYTES_LIMIT, PROTOCOL, Refusal};
 use crate::grpc::{self, ConnectError};
@@ -30,6 +30,8 @@ pub struct About {
 #[derive(Debug)]
 pub struct Joined {
     pub keys: NodeKeys,
+    /// The replica of the definitions shard that the node is to have.
+    pub replica: ReplicaId,
     /// Queue shards of the cluster.
     pub shards: u32,
     pub peers: Vec<(NodeId, Vec<String>)>,
@@ -138,6 +140,38 @@ async fn ask_renewal(
         Some(Outcome::Refused(refused)) => Err(refused_by(address, refused)),
         None => Err(undecided(address)),
     }
+}
+
+/// Tells the node at one of `addresses` where this one is reached from now on.
+///
+/// # Errors
+/// When it is not there, or does not want to know.
+pub async fn announce(
+    credentials: &Credentials,
+    to: NodeId,
+    addresses: &[String],
+    own: &[String],
+    within: Duration,
+) -> Result<(), JoinError> {
+    use proto::announce_response::Outcome;
+    let dial = credentials.grpc_to(Some(to))?;
+    let mut last = None;
+    for address in addresses {
+        let request = proto::AnnounceRequest {
+            addresses: own.to_vec(),
+        };
+        let asked = async {
+            let mut client = client(address, &dial, within).await?;
+            answered(address, within, client.announce(request)).await
+        };
+        match asked.await.map(|answer| answer.outcome) {
+            Ok(Some(Outcome::Known(_))) => return Ok(()),
+            Ok(Some(Outcome::Refused(refused))) => return Err(refused_by(address, refused)),
+            Ok(None) => last = Some(undecided(address)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(nowhere))
 }
 
 fn request(token: &JoinToken, key: &Key, about: &About) -> Result<proto::JoinRequest, tls::Error> {
@@ -270,12 +304,17 @@ fn trusted(
     let node = NodeId(admitted.node);
     let keys = believed(authority, certificate, key, token.cluster, node);
     let keys = keys.map_err(distrusted)?;
+    let replica = ReplicaId(admitted.replica);
+    if replica.node() != node {
+        return Err(distrusted("its replica is another node's".to_owned()));
+    }
     let peers = admitted.peers.into_iter().map(|peer| {
         check_addresses(&peer.addresses).map_err(|fault| distrusted(fault.to_string()))?;
         Ok((NodeId(peer.node), peer.addresses))
     });
     Ok(Joined {
         keys,
+        replica,
         shards: admitted.shards,
         peers: peers.collect::<Result<_, JoinError>>()?,
     })

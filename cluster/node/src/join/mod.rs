@@ -14,10 +14,10 @@ mod waiting;
 
 use std::pin::Pin;
 
-use warren_cluster_core::ids::NodeId;
+use warren_cluster_core::ids::{NodeId, ReplicaId};
 
-pub use client::{About, JoinError, Joined, join, renew};
-pub use server::routes;
+pub use client::{About, JoinError, Joined, announce, join, renew};
+pub use server::{add_routes, routes};
 pub use waiting::{AwaitJoin, OfferError, offer};
 
 use crate::tls::{CertificateDer, SignRequest};
@@ -51,6 +51,13 @@ pub trait Admission: Send + Sync + 'static {
         node: NodeId,
         key: SignRequest,
     ) -> Pin<Box<dyn Future<Output = Result<CertificateDer<'static>, Refusal>> + Send + 'a>>;
+
+    /// Hears that `node`, which has shown its certificate, is reached at other addresses from now
+    /// on. It will say so in the cluster's definitions once others can answer it.
+    ///
+    /// # Errors
+    /// When it is no member.
+    fn announced(&self, node: NodeId, addresses: Vec<String>) -> Result<(), Refusal>;
 }
 
 /// What a blank node asks with.
@@ -71,6 +78,8 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Admitted {
     pub node: NodeId,
+    /// The replica of the definitions shard that it is to have.
+    pub replica: ReplicaId,
     pub authority: CertificateDer<'static>,
     pub certificate: CertificateDer<'static>,
     /// Queue shards of the cluster.
@@ -91,7 +100,7 @@ pub enum Refusal {
     ForeignCluster,
     #[error("the node speaks version {theirs} of joining, the cluster {ours}")]
     Incompatible { ours: u32, theirs: u32 },
-    #[error("only a node's certificate is renewed")]
+    #[error("only a node of the cluster may ask this")]
     NotANode,
     #[error("the request is malformed: {0}")]
     Malformed(String),

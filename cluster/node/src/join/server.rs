@@ -21,10 +21,16 @@ const NAME_CHARACTERS_LOGGED: usize = 64;
 /// Serves `warren.join.v1.Join` for `cluster`.
 #[must_use]
 pub fn routes(cluster: ClusterId, admission: Arc<dyn Admission>) -> Routes {
+    add_routes(Routes::default(), cluster, admission)
+}
+
+/// [`routes`] beside others.
+#[must_use]
+pub fn add_routes(routes: Routes, cluster: ClusterId, admission: Arc<dyn Admission>) -> Routes {
     let service = JoinServer::new(Server { cluster, admission })
         .max_decoding_message_size(MESSAGE_BYTES_LIMIT)
         .max_encoding_message_size(MESSAGE_BYTES_LIMIT);
-    Routes::new(service)
+    routes.add_service(service)
 }
 
 struct Server {
@@ -86,6 +92,30 @@ impl Join for Server {
         let outcome = Some(outcome);
         Ok(Response::new(proto::RenewResponse { outcome }))
     }
+
+    async fn announce(
+        &self,
+        request: tonic::Request<proto::AnnounceRequest>,
+    ) -> Result<Response<proto::AnnounceResponse>, Status> {
+        use proto::announce_response::Outcome;
+        let caller = grpc::caller(&request);
+        let addresses = request.into_inner().addresses;
+        let good = check_addresses(&addresses);
+        let good = good.map_err(|fault| Refusal::Malformed(fault.to_string()));
+        let heard = good.and_then(|()| match caller {
+            Caller::Node(node) => self.admission.announced(node, addresses),
+            Caller::Admin | Caller::Nobody => Err(Refusal::NotANode),
+        });
+        let outcome = match heard {
+            Ok(()) => Outcome::Known(proto::Known {}),
+            Err(refusal) => {
+                tracing::warn!(?caller, why = %refusal, "join: address not taken");
+                Outcome::Refused(refused(&refusal))
+            }
+        };
+        let outcome = Some(outcome);
+        Ok(Response::new(proto::AnnounceResponse { outcome }))
+    }
 }
 
 fn sign_request(der: &[u8]) -> Result<SignRequest, Refusal> {
@@ -132,6 +162,7 @@ fn answer(cluster: ClusterId, admitted: Admitted) -> proto::Admitted {
         authority: Bytes::copy_from_slice(&admitted.authority),
         certificate: Bytes::copy_from_slice(&admitted.certificate),
         shards: admitted.shards,
+        replica: admitted.replica.0,
         peers: admitted.peers.into_iter().map(peer).collect(),
     }
 }

@@ -32,6 +32,7 @@ struct Desk {
 struct State {
     grants: BTreeMap<TokenId, Grant>,
     admitted: Vec<(NodeId, String, String)>,
+    announced: Vec<(NodeId, Vec<String>)>,
     /// What it answers instead, if it is to lie or to fail.
     answer: Option<Answer>,
 }
@@ -43,6 +44,7 @@ impl Desk {
             .sign_node(NodeId(node), &request.key, wall_clock(), DAY_MS);
         Admitted {
             node: NodeId(node),
+            replica: ReplicaId::new(NodeId(node), 70),
             authority: cluster.authority.certificate().clone(),
             certificate: signed.expect("signs"),
             shards: 64,
@@ -93,6 +95,15 @@ impl Admission for Desk {
                 _ => Ok(signed.expect("signs")),
             }
         })
+    }
+
+    fn announced(&self, node: NodeId, addresses: Vec<String>) -> Result<(), Refusal> {
+        if node == NodeId(8) {
+            return Err(Refusal::NotAdmitted("it was removed".to_owned()));
+        }
+        let mut state = self.state.lock().expect("a lock");
+        state.announced.push((node, addresses));
+        Ok(())
     }
 }
 
@@ -347,7 +358,7 @@ async fn the_joiner_is_told_of_versions_and_asks_on_when_a_node_cannot_decide() 
 async fn answers_that_lie_are_not_believed() {
     let (desk, port) = member(1).await;
     let token = issue(&desk, &port, 9, in_an_hour());
-    let cases: [(Answer, &str); 5] = [
+    let cases: [(Answer, &str); 6] = [
         (
             |_, request| Ok(Desk::sign(&Cluster::new(1), 2, request)),
             "authority is not the token's",
@@ -376,6 +387,14 @@ async fn answers_that_lie_are_not_believed() {
                 Ok(admitted)
             },
             "should be of node 4, and is of node 2",
+        ),
+        (
+            |cluster, request| {
+                let mut admitted = Desk::sign(cluster, 2, request);
+                admitted.replica = ReplicaId::new(NodeId(3), 1);
+                Ok(admitted)
+            },
+            "replica is another node's",
         ),
         (
             |cluster, request| {

@@ -55,6 +55,9 @@ pub struct Admitted {
     pub shards: u32,
     #[prost(message, repeated, tag = "6")]
     pub peers: ::prost::alloc::vec::Vec<Peer>,
+    /// The replica of the definitions shard that the node is to have.
+    #[prost(uint64, tag = "7")]
+    pub replica: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
@@ -96,6 +99,29 @@ pub mod renew_response {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnnounceRequest {
+    /// host:port each.
+    #[prost(string, repeated, tag = "1")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AnnounceResponse {
+    #[prost(oneof = "announce_response::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<announce_response::Outcome>,
+}
+/// Nested message and enum types in `AnnounceResponse`.
+pub mod announce_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        Known(super::Known),
+        #[prost(message, tag = "2")]
+        Refused(super::Refused),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Known {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OfferRequest {
     /// A join token as it is printed.
     #[prost(string, tag = "1")]
@@ -125,7 +151,7 @@ pub enum Reason {
     Unavailable = 7,
     /// The operator's rules do not let this node in (a name twice, a limit).
     NotAdmitted = 8,
-    /// Renew: the caller shows no node's certificate.
+    /// Renew, Announce: the caller shows no node's certificate.
     NotANode = 9,
 }
 impl Reason {
@@ -271,6 +297,22 @@ pub mod join_client {
                 .insert(GrpcMethod::new("warren.join.v1.Join", "Renew"));
             self.inner.unary(req, path, codec).await
         }
+        /// The caller shows a node's certificate, and says where it is reached from now on: before it is
+        /// heard, nobody could tell it anything.
+        pub async fn announce(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AnnounceRequest>,
+        ) -> std::result::Result<tonic::Response<super::AnnounceResponse>, tonic::Status> {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.join.v1.Join/Announce");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.join.v1.Join", "Announce"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -295,6 +337,12 @@ pub mod join_server {
             &self,
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::RenewResponse>, tonic::Status>;
+        /// The caller shows a node's certificate, and says where it is reached from now on: before it is
+        /// heard, nobody could tell it anything.
+        async fn announce(
+            &self,
+            request: tonic::Request<super::AnnounceRequest>,
+        ) -> std::result::Result<tonic::Response<super::AnnounceResponse>, tonic::Status>;
     }
     /// Of a node that is a member. The caller shows no certificate: it has none. It knows the server by
     /// the fingerprint of the cluster's authority, and the server knows it by the token's secret.
@@ -430,6 +478,43 @@ pub mod join_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RenewSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.join.v1.Join/Announce" => {
+                    #[allow(non_camel_case_types)]
+                    struct AnnounceSvc<T: Join>(pub Arc<T>);
+                    impl<T: Join> tonic::server::UnaryService<super::AnnounceRequest> for AnnounceSvc<T> {
+                        type Response = super::AnnounceResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AnnounceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Join>::announce(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AnnounceSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

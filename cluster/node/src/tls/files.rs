@@ -126,13 +126,21 @@ impl Files {
     /// # Errors
     /// When the folder is a member already, or a file cannot be written.
     pub fn found(&self, now: Time) -> Result<NodeKeys, Error> {
+        self.found_as(ClusterId::draw()?, now)
+    }
+
+    /// [`Self::found`] of a cluster whose id is drawn already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn found_as(&self, cluster: ClusterId, now: Time) -> Result<NodeKeys, Error> {
         if self.node()?.is_some() {
             return Err(Error::File {
                 path: self.tls.join("node.pem"),
                 cause: "this folder is a member of a cluster already".to_owned(),
             });
         }
-        let authority = Authority::generate(ClusterId::draw()?, now)?;
+        let authority = Authority::generate(cluster, now)?;
         let key = self.node_key()?;
         let request = SignRequest::parse(&key.sign_request()?)?;
         let life_ms = Authority::NODE_LIFE_MS;

@@ -1,0 +1,527 @@
+//! A node among others: the port, the links, who is let in, and the tasks that keep it so.
+//!
+//! [`start`] wires a lane that is open to the nodes of its cluster; a cluster of one is founded by
+//! it. [`become_member`] is for a blank folder, before its lane is opened.
+//!
+//! Order of what makes a member, each on disk before the next: the key that it asks with, its
+//! identity, its certificate. What was cut short in between is asked for again, with the same key,
+//! and answered as before.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use warren_cluster_core::ids::{NodeId, Time};
+use warren_cluster_core::lane::ShardStatus;
+use warren_cluster_core::machine::Machine;
+use warren_cluster_core::members::{
+    Authority, CLUSTER_VERSION, Cluster as ClusterRow, Directory, Founding, Node, NodeState,
+};
+
+use crate::admission::Desk;
+pub use crate::admission::TokenError;
+use crate::grpc::Routes;
+use crate::handle::Handle;
+use crate::join::{self, About, JoinError};
+use crate::link::{LinkOptions, LinkStatus, Links};
+use crate::listener::{Listener, Port};
+use crate::local::{self, Membership};
+use crate::peers::{Arrivals, Lane, LaneOf};
+use crate::steward::Steward;
+use crate::tls::{self, Credentials, Files, NodeKeys, SignRequest};
+use crate::token::JoinToken;
+
+/// How often others are told where this node is, until they know.
+const ANNOUNCE_PERIOD: Duration = Duration::from_secs(1);
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A change of the node's own row that came to nothing is tried again after this.
+const OWN_ROW_AGAIN: Duration = Duration::from_secs(10);
+/// How often the age of the certificate is looked at.
+const RENEW_PERIOD: Duration = Duration::from_secs(3600);
+const READY_PERIOD: Duration = Duration::from_millis(20);
+
+/// What a node says of itself and how it behaves at its port.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder.
+    pub folder: PathBuf,
+    pub name: String,
+    pub zone: String,
+    /// Of a cluster that this node founds.
+    pub cluster_name: String,
+    /// Where other nodes reach it, `host:port` each.
+    pub addresses: Vec<String>,
+    pub amqp: Vec<String>,
+    pub http: Vec<String>,
+    pub handshake_timeout: Duration,
+}
+
+/// Why a node does not take its place in a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    #[error(transparent)]
+    Folder(#[from] crate::Error),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// What it holds must not come under another cluster's definitions.
+    #[error("data folder {} cannot join: {cause}", folder.display())]
+    NotBlank { folder: PathBuf, cause: String },
+    #[error("data folder {}: {cause}", folder.display())]
+    Foreign { folder: PathBuf, cause: String },
+    #[error("the cluster cannot be founded: {0}")]
+    Unfounded(String),
+    #[error("no leader of the definitions was heard of within {seconds} s")]
+    NotReady { seconds: u64 },
+    #[error("this lane has a cluster already")]
+    Started,
+}
+
+/// A node's side of its cluster. Dropped without [`Cluster::stop`], it is gone as after a kill.
+pub struct Cluster {
+    desk: Arc<Desk>,
+    links: Links,
+    node: NodeId,
+    addresses: Vec<String>,
+    address: SocketAddr,
+    port: Mutex<Option<Port>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Makes the blank `folder` that of a member of the token's cluster. A folder that is one already
+/// is left as it is.
+///
+/// # Errors
+/// When the folder is not blank, or no address of the token lets the node in: nothing is changed
+/// then but for the key that it asked with.
+pub async fn become_member(
+    folder: &Path,
+    token: &JoinToken,
+    about: &About,
+    within: Duration,
+) -> Result<(), Error> {
+    let files = Files::new(folder);
+    let not_blank = |cause: String| Error::NotBlank {
+        folder: folder.to_owned(),
+        cause,
+    };
+    let holds = || not_blank("it holds definitions or messages of its own".to_owned());
+    match (local::membership(folder)?, files.node()?) {
+        (Some(place), Some(_)) if place.cluster == token.cluster => return Ok(()),
+        (Some(place), Some(_)) => {
+            let cluster = place.cluster;
+            return Err(not_blank(format!("it is of cluster {cluster}")));
+        }
+        // Its join was cut short.
+        (Some(place), None) if place.replica.is_some() && place.cluster == token.cluster => {}
+        (None, None) if !folder.join("lane-0").exists() => {}
+        _ => return Err(holds()),
+    }
+    let joined = join::join(token, files.node_key()?, about, within).await?;
+    let place = Membership {
+        cluster: joined.keys.cluster,
+        node: joined.keys.node,
+        shards: joined.shards,
+        replica: Some(joined.replica),
+        peers: joined.peers,
+    };
+    local::adopt(folder, &place)?;
+    files.store_node(&joined.keys)?;
+    Ok(())
+}
+
+/// Opens the port and the links of an open lane. A node that founds its cluster has done so when
+/// this returns. `nobody` is a ticket whose outcome the lane's sink does not look at; `routes` are
+/// served beside the cluster's own.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn start<M, T>(
+    handle: &Handle<M, T>,
+    nobody: T,
+    options: Options,
+    listener: Listener,
+    routes: Routes,
+) -> Result<Cluster, Error>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + Sync + 'static,
+{
+    let shared = handle.shared();
+    let files = Files::new(&options.folder);
+    let keys = keys(handle, &files, &options)?;
+    let credentials = Arc::new(Credentials::new(&keys)?);
+    let link_options = LinkOptions::new(shared.local.incarnation, local::random()?);
+    let arrivals = Arc::new(Arrivals::new(shared));
+    let links = Links::start(link_options, credentials.clone(), arrivals);
+    if !shared.peers.set_links(links.clone()) {
+        return Err(Error::Started);
+    }
+    let cached = shared.local.peers();
+    links.set_peers(cached.clone());
+
+    let clock = shared.clock;
+    let shared = Arc::downgrade(shared);
+    let lane: Arc<dyn Lane> = Arc::new(LaneOf { shared, nobody });
+    let peers = &handle.shared().peers;
+    let desk = Arc::new(Desk {
+        lane: lane.clone(),
+        cluster: keys.cluster,
+        directory: peers.directory.subscribe(),
+        wall: Arc::new(move || clock.now().wall),
+        announced: watch::Sender::default(),
+        turn: tokio::sync::Mutex::default(),
+    });
+    let routes = join::add_routes(routes, keys.cluster, desk.clone());
+    let address = listener.address();
+    let handshakes = options.handshake_timeout;
+    let port = listener.start(&credentials, links.clone(), routes, handshakes)?;
+    let mut cluster = Cluster {
+        desk: desk.clone(),
+        links: links.clone(),
+        node: keys.node,
+        addresses: options.addresses.clone(),
+        address,
+        port: Mutex::new(Some(port)),
+        tasks: Vec::new(),
+    };
+    if handle.is_first() {
+        found(&desk, &files, &keys, &options, handle.shards()).await?;
+    }
+    let reachable = peers.reachable.subscribe();
+    let steward = Steward::new(lane, peers.directory.subscribe(), reachable);
+    cluster.tasks = vec![
+        tokio::spawn(follow(desk.clone(), links, keys.node, cached.clone())),
+        tokio::spawn(steward.run()),
+        tokio::spawn(renew(desk.clone(), credentials.clone(), files)),
+        tokio::spawn(say_where(desk, credentials, options, cached)),
+    ];
+    Ok(cluster)
+}
+
+/// What the node shows. The first node of a cluster makes it at its first start.
+fn keys<M, T>(handle: &Handle<M, T>, files: &Files, options: &Options) -> Result<NodeKeys, Error>
+where
+    M: Machine + Send + 'static,
+    M::Input: Send,
+    M::Effect: Send,
+    T: Copy + Send + 'static,
+{
+    let foreign = |cause: String| Error::Foreign {
+        folder: options.folder.clone(),
+        cause,
+    };
+    let keys = match files.node()? {
+        Some(keys) => keys,
+        None if handle.is_first() => files.found_as(handle.cluster(), handle.now().wall)?,
+        None => return Err(foreign("the node's certificate is missing".to_owned())),
+    };
+    if (keys.cluster, keys.node) != (handle.cluster(), handle.node()) {
+        return Err(foreign(format!(
+            "it holds data of node {} of cluster {}, and the certificate of node {} of cluster {}",
+            handle.node(),
+            handle.cluster(),
+            keys.node,
+            keys.cluster
+        )));
+    }
+    Ok(keys)
+}
+
+/// Writes the rows of a new cluster, unless they are there.
+async fn found(
+    desk: &Desk,
+    files: &Files,
+    keys: &NodeKeys,
+    options: &Options,
+    shards: u32,
+) -> Result<(), Error> {
+    if desk.directory().cluster.is_some() {
+        return Ok(());
+    }
+    let authority = files.authority(keys.cluster)?;
+    let authority = authority.ok_or_else(|| Error::Foreign {
+        folder: options.folder.clone(),
+        cause: "the key of the cluster's authority is missing".to_owned(),
+    })?;
+    let now = (desk.wall)();
+    let request = SignRequest::parse(&keys.key.sign_request()?)?;
+    let founding = Founding {
+        cluster: ClusterRow {
+            id: keys.cluster.0,
+            version: CLUSTER_VERSION,
+            name: options.cluster_name.clone(),
+            shards,
+            founded: now,
+        },
+        authority: Authority {
+            certificate: Bytes::copy_from_slice(authority.certificate()),
+            key: authority.key_to_pem().into(),
+        },
+        first: keys.node,
+        node: Node {
+            key: Bytes::copy_from_slice(request.public_key()),
+            ..own_row(options, now)
+        },
+    };
+    let founded = desk.transact(founding.transaction(), |directory| {
+        directory.cluster.is_some()
+    });
+    founded.await.map_err(Error::Unfounded)?;
+    Ok(())
+}
+
+/// A node's row as it makes it, but for its key.
+fn own_row(options: &Options, joined: Time) -> Node {
+    Node {
+        name: options.name.clone(),
+        zone: options.zone.clone(),
+        addresses: options.addresses.clone(),
+        amqp: options.amqp.clone(),
+        http: options.http.clone(),
+        state: NodeState::Active,
+        joined,
+        key: Bytes::new(),
+    }
+}
+
+type Addresses = Vec<(NodeId, Vec<String>)>;
+
+/// Where others are: as they announced it last, as their rows say, or as this node knew it once.
+fn addresses(
+    directory: &Directory,
+    announced: &BTreeMap<NodeId, Vec<String>>,
+    cached: &Addresses,
+    me: NodeId,
+) -> Addresses {
+    let rows = directory.members();
+    let rows = rows.map(|(id, node)| (id, node.addresses.clone()));
+    let mut known: Addresses = rows.collect();
+    if known.is_empty() {
+        known.clone_from(cached);
+    }
+    known.retain(|(node, _)| *node != me);
+    for (node, addresses) in &mut known {
+        let newer = announced.get(node).into_iter().flatten();
+        let newer: Vec<_> = newer
+            .filter(|it| !addresses.contains(it))
+            .cloned()
+            .collect();
+        addresses.splice(0..0, newer);
+    }
+    known
+}
+
+/// Tells the links who the peers are, and the local store.
+async fn follow(desk: Arc<Desk>, links: Links, me: NodeId, cached: Addresses) {
+    let mut directory = desk.directory.clone();
+    let mut announced = desk.announced.subscribe();
+    let mut last = cached.clone();
+    loop {
+        let now = {
+            let directory = directory.borrow_and_update();
+            addresses(&directory, &announced.borrow_and_update(), &cached, me)
+        };
+        if now != last {
+            links.set_peers(now.clone());
+            let (lane, peers) = (desk.lane.clone(), now.clone());
+            let kept = tokio::task::spawn_blocking(move || lane.remember(&peers));
+            if kept.await.is_err() {
+                tracing::error!("the local store's thread has panicked");
+            }
+            last = now;
+        }
+        let changed = tokio::select! {
+            changed = directory.changed() => changed,
+            changed = announced.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sees to it that the node's row says where it is: others must know before they can answer it.
+async fn say_where(
+    desk: Arc<Desk>,
+    credentials: Arc<Credentials>,
+    options: Options,
+    cached: Addresses,
+) {
+    let me = credentials.node();
+    let mut directory = desk.directory.clone();
+    let mut proposed: Option<Instant> = None;
+    loop {
+        let known = directory.borrow_and_update().clone();
+        let row = known.nodes.get(&me).map(|row| &row.value);
+        let said = row.is_some_and(|row| row.addresses == options.addresses);
+        if let Some(row) = row {
+            let own = Node {
+                key: row.key.clone(),
+                state: row.state,
+                ..own_row(&options, row.joined)
+            };
+            let waits = proposed.is_some_and(|at| at.elapsed() < OWN_ROW_AGAIN);
+            if own != *row && !waits && row.is_member() {
+                proposed = Some(Instant::now());
+                if let Some(transaction) = known.put_node(me, &own) {
+                    desk.lane.transact(transaction);
+                }
+            } else if own == *row {
+                proposed = None;
+            }
+        }
+        if !said && !options.addresses.is_empty() {
+            let others = addresses(&known, &BTreeMap::new(), &cached, me);
+            for (node, at) in others {
+                let own = &options.addresses;
+                let told = join::announce(&credentials, node, &at, own, ANNOUNCE_TIMEOUT);
+                if let Err(error) = told.await {
+                    tracing::debug!(%node, %error, "cannot say where this node is");
+                }
+            }
+        }
+        let period = match (said, proposed) {
+            (false, _) => ANNOUNCE_PERIOD,
+            (true, Some(_)) => OWN_ROW_AGAIN,
+            (true, None) => Duration::MAX,
+        };
+        if let Ok(Err(_)) = timeout(period, directory.changed()).await {
+            return;
+        }
+    }
+}
+
+/// Replaces the node's certificate at two thirds of its life. Every node can sign.
+async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
+    let mut period = tokio::time::interval(RENEW_PERIOD);
+    loop {
+        period.tick().await;
+        if (desk.wall)() < credentials.renew_at() {
+            continue;
+        }
+        match renewed(&desk, &credentials, &files) {
+            Ok(()) => tracing::info!("the node's certificate was renewed"),
+            Err(error) => tracing::error!(error, "the node's certificate cannot be renewed"),
+        }
+    }
+}
+
+fn renewed(desk: &Desk, credentials: &Credentials, files: &Files) -> Result<(), String> {
+    let text = |error: tls::Error| error.to_string();
+    let key = files.node_key().map_err(text)?;
+    let request = key.sign_request().map_err(text)?;
+    let request = SignRequest::parse(&request).map_err(text)?;
+    let signed = desk.sign(credentials.node(), &request);
+    let signed = signed.map_err(|refusal| refusal.to_string())?;
+    let keys = NodeKeys::new(credentials.authority().clone(), signed, key).map_err(text)?;
+    files.store_node(&keys).map_err(text)?;
+    credentials.replace(&keys).map_err(text)
+}
+
+impl Cluster {
+    /// Waits until the node has the definitions as of its joining, and knows who leads them.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] when that takes longer than `within`.
+    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+        let ready = async {
+            let mut period = tokio::time::interval(READY_PERIOD);
+            loop {
+                period.tick().await;
+                let is_known = self.directory().nodes.contains_key(&self.node);
+                let definitions = self.desk.lane.definitions().filter(|_| is_known);
+                if definitions.is_some_and(|it| it.leader.is_some()) {
+                    return;
+                }
+            }
+        };
+        let seconds = within.as_secs();
+        let waited = timeout(within, ready).await;
+        waited.map_err(|_| Error::NotReady { seconds })
+    }
+
+    /// Lets `uses` nodes in within `life`, whichever of the cluster's nodes they ask.
+    ///
+    /// # Errors
+    /// When the definitions cannot be changed now.
+    pub async fn create_join_token(
+        &self,
+        uses: u32,
+        life: Duration,
+    ) -> Result<JoinToken, TokenError> {
+        self.desk.create_token(uses, life, &self.addresses).await
+    }
+
+    /// The cluster as its rows say.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        self.desk.directory()
+    }
+
+    /// The rows' changes, one view after the other.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Directory>> {
+        self.desk.directory.clone()
+    }
+
+    /// The shards that this node leads.
+    #[must_use]
+    pub fn led(&self) -> Vec<ShardStatus> {
+        self.desk.lane.led()
+    }
+
+    /// How the links to other nodes are.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkStatus> {
+        self.links.status()
+    }
+
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Where the port is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends the node's part: the tasks, the port, then the links once what waits is written.
+    pub async fn stop(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = { port }.take();
+        if let Some(port) = port {
+            port.stop().await;
+        }
+        self.links.stop().await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let port = self.port.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(port) = port.take() {
+            port.close();
+        }
+        self.links.set_peers(Vec::new());
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster(node {} of {})", self.node, self.desk.cluster)
+    }
+}
