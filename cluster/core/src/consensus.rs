@@ -294,6 +294,12 @@ impl Consensus {
         self.group().map_or(Index(0), Group::first_kept)
     }
 
+    /// From which entry on a snapshot knows the members.
+    #[must_use]
+    pub fn members_at(&self) -> Index {
+        self.group().map_or(Index(0), Group::members_at)
+    }
+
     /// Keeps every entry above this one until [`Self::unpin`], for a peer that is being rebuilt.
     pub fn pin(&mut self, index: Index) {
         if let Some(group) = self.group_mut() {

@@ -297,7 +297,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         })?;
         self.agreed = entry.index;
         self.unrecorded_bytes += entry.data.len() as u64;
-        self.consensus.applied(entry.index);
+        // Before it counts as applied: that is when the library leaves a joint set of members.
         if entry.kind != EntryKind::Normal {
             self.consensus
                 .change_members(entry)
@@ -307,6 +307,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                     cause: "consensus does not take it",
                 })?;
         }
+        self.consensus.applied(entry.index);
         Ok(self.after(applied, entry, turn))
     }
 

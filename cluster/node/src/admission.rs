@@ -18,7 +18,7 @@ use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Time};
 use warren_cluster_core::members::{Directory, Node, NodeState};
 use warren_cluster_core::rows::{Transaction, Version};
 
-use crate::join::{Admission, Admitted, Refusal, Request};
+use crate::join::{Addresses, Admission, Admitted, Refusal, Request};
 use crate::peers::Lane;
 use crate::tls::{self, Authority, CertificateDer, ClusterId, Key, SignRequest};
 use crate::token::{ADDRESSES_LIMIT, Grant, IssueError, JoinToken};
@@ -106,6 +106,22 @@ impl Desk {
             .await
             .map_err(TokenError::Unavailable)?;
         Ok(token)
+    }
+
+    /// Hears of others what somebody else believes, beside what is known already.
+    pub(crate) fn heard(&self, believed: Addresses, me: NodeId) {
+        self.announced.send_if_modified(|announced| {
+            let mut news = false;
+            for (node, believed) in believed.into_iter().filter(|(node, _)| *node != me) {
+                let known = announced.entry(node).or_default();
+                let new = believed.into_iter().filter(|it| !known.contains(it));
+                let new: Vec<String> = new.collect();
+                news |= !new.is_empty();
+                known.splice(0..0, new);
+                known.truncate(ADDRESSES_LIMIT);
+            }
+            news
+        });
     }
 
     /// The cluster's authority, as its row has it.
@@ -236,7 +252,7 @@ impl Admission for Desk {
         Box::pin(async move { self.sign(node, &key) })
     }
 
-    fn announced(&self, node: NodeId, addresses: Vec<String>) -> Result<(), Refusal> {
+    fn announced(&self, node: NodeId, addresses: Vec<String>) -> Result<Addresses, Refusal> {
         let directory = self.directory();
         // Before this node has definitions it cannot tell, and the certificate must do.
         if let Some(row) = directory.nodes.get(&node)
@@ -248,6 +264,8 @@ impl Admission for Desk {
             let before = announced.insert(node, addresses.clone());
             before.as_ref() != Some(&addresses)
         });
-        Ok(())
+        let others = self.announced.borrow();
+        let others = others.iter().filter(|(id, _)| **id != node);
+        Ok(others.map(|(id, at)| (*id, at.clone())).collect())
     }
 }

@@ -28,7 +28,7 @@ use crate::admission::Desk;
 pub use crate::admission::TokenError;
 use crate::grpc::Routes;
 use crate::handle::Handle;
-use crate::join::{self, About, JoinError};
+use crate::join::{self, About, Addresses, JoinError};
 use crate::link::{LinkOptions, LinkStatus, Links};
 use crate::listener::{Listener, Port};
 use crate::local::{self, Membership};
@@ -294,8 +294,6 @@ fn own_row(options: &Options, joined: Time) -> Node {
     }
 }
 
-type Addresses = Vec<(NodeId, Vec<String>)>;
-
 /// Where others are: as they announced it last, as their rows say, or as this node knew it once.
 fn addresses(
     directory: &Directory,
@@ -381,14 +379,8 @@ async fn say_where(
             }
         }
         if !said && !options.addresses.is_empty() {
-            let others = addresses(&known, &BTreeMap::new(), &cached, me);
-            for (node, at) in others {
-                let own = &options.addresses;
-                let told = join::announce(&credentials, node, &at, own, ANNOUNCE_TIMEOUT);
-                if let Err(error) = told.await {
-                    tracing::debug!(%node, %error, "cannot say where this node is");
-                }
-            }
+            let others = addresses(&known, &desk.announced.borrow(), &cached, me);
+            announce(&desk, &credentials, &options.addresses, others).await;
         }
         let period = match (said, proposed) {
             (false, _) => ANNOUNCE_PERIOD,
@@ -397,6 +389,17 @@ async fn say_where(
         };
         if let Ok(Err(_)) = timeout(period, directory.changed()).await {
             return;
+        }
+    }
+}
+
+/// Tells others where this node is, and hears where they believe the rest to be.
+async fn announce(desk: &Desk, credentials: &Credentials, own: &[String], others: Addresses) {
+    for (node, at) in others {
+        let told = join::announce(credentials, node, &at, own, ANNOUNCE_TIMEOUT);
+        match told.await {
+            Ok(believed) => desk.heard(believed, credentials.node()),
+            Err(error) => tracing::debug!(%node, %error, "cannot say where this node is"),
         }
     }
 }

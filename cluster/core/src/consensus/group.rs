@@ -51,6 +51,9 @@ pub(super) struct Group {
     restoring: Option<(u64, Index)>,
     /// Ticks since peers were told of a snapshot.
     telling: BTreeMap<u64, u32>,
+    /// The entry that made the members what they are, or a later one: a snapshot of an earlier one
+    /// does not know them, and whoever is not in it does not take it.
+    members_at: Index,
     /// There is nobody else. Looked at often: kept beside the members.
     alone: bool,
     /// See [`Group::lease_until`].
@@ -75,6 +78,7 @@ impl Group {
         };
         let seed = start.seed;
         let promised = (start.hard.term, start.hard.vote);
+        let members_at = start.applied.0;
         let silent = !start.members.is_decided_by(start.replica);
         let kept = Kept::new(start);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -94,6 +98,7 @@ impl Group {
             lease_given_up: None,
             restoring: None,
             telling: BTreeMap::new(),
+            members_at,
             alone: false,
             lease: Instant(0),
         };
@@ -249,6 +254,10 @@ impl Group {
         self.node.store().first_kept()
     }
 
+    pub(super) fn members_at(&self) -> Index {
+        self.members_at
+    }
+
     pub(super) fn pin(&mut self, index: Option<Index>) {
         self.node.mut_store().pin(index);
     }
@@ -295,7 +304,8 @@ impl Group {
         let restored = !ready.snapshot().is_empty();
         if restored {
             let snapshot = ready.snapshot().clone();
-            self.restoring = Some((number, Index(snapshot.get_metadata().index)));
+            self.members_at = Index(snapshot.get_metadata().index);
+            self.restoring = Some((number, self.members_at));
             self.node.mut_store().restore(&snapshot);
             self.members_changed();
         }
@@ -361,6 +371,7 @@ impl Group {
         };
         let state = state.map_err(refused)?;
         self.node.mut_store().set_members(&state);
+        self.members_at = entry.index;
         self.members_changed();
         Ok(Members::of(&state))
     }

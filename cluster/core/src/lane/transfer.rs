@@ -65,10 +65,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let Some(consensus) = self.consensus(shard) else {
             return;
         };
-        let Some(to) = consensus.take_snapshot_wants().first().copied() else {
+        let first = consensus.first_kept();
+        let mut wants = consensus.take_snapshot_wants().into_iter();
+        // One that has caught up meanwhile would not answer.
+        let lacks = |to: &ReplicaId| consensus.matched(*to).is_some_and(|it| it.0 + 1 < first.0);
+        let Some(to) = wants.find(lacks) else {
             return;
         };
-        let first = consensus.first_kept();
         consensus.pin(Index(first.0 - 1));
         self.store.log.hold_checkpoint(shard);
         self.sending.insert(
@@ -90,6 +93,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         };
         let (leads, first) = (consensus.leads().is_some(), consensus.first_kept());
+        let members_at = consensus.members_at();
         let Some(sending) = self.sending.get_mut(&shard) else {
             return;
         };
@@ -99,8 +103,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         }
         if sending.index.is_none() {
-            // One from which on entries can be sent.
-            match durable.filter(|durable| durable.index.0 + 1 >= first.0) {
+            // One from which on entries can be sent, and that has the receiver as a member.
+            let good = durable
+                .filter(|durable| durable.index.0 + 1 >= first.0 && durable.index >= members_at);
+            match good {
                 Some(durable) => {
                     sending.index = Some(durable.index);
                     sending.heard = now;

@@ -218,6 +218,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             Kind::Numbered if self.state.origins().node(origin) == Some(from) => {}
             // Before the first entry of the term is applied, what is open may not be known yet.
             Kind::Numbered if self.leads.is_none() => {}
+            // Opened by an entry that others have on their disks and have applied, while this
+            // node's disk is behind: it comes first in the log.
+            Kind::Numbered if origin.0 > self.state.applied().0.0 => {}
             Kind::Numbered => {
                 mail.send(from, shard, &Parcel::Closed { origin });
                 return;

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 use warren_cluster_core::ids::{NodeId, ReplicaId};
 
-use super::{MESSAGE_BYTES_LIMIT, PROTOCOL, Refusal};
+use super::{Addresses, MESSAGE_BYTES_LIMIT, PROTOCOL, Refusal};
 use crate::grpc::{self, ConnectError};
 use crate::proto::join_v1 as proto;
 use crate::proto::join_v1::join_client::JoinClient;
@@ -34,7 +34,7 @@ pub struct Joined {
     pub replica: ReplicaId,
     /// Queue shards of the cluster.
     pub shards: u32,
-    pub peers: Vec<(NodeId, Vec<String>)>,
+    pub peers: Addresses,
 }
 
 /// Why a node did not become a member.
@@ -142,7 +142,8 @@ async fn ask_renewal(
     }
 }
 
-/// Tells the node at one of `addresses` where this one is reached from now on.
+/// Tells the node at one of `addresses` where this one is reached from now on, and gives where it
+/// believes others to be.
 ///
 /// # Errors
 /// When it is not there, or does not want to know.
@@ -152,7 +153,7 @@ pub async fn announce(
     addresses: &[String],
     own: &[String],
     within: Duration,
-) -> Result<(), JoinError> {
+) -> Result<Addresses, JoinError> {
     use proto::announce_response::Outcome;
     let dial = credentials.grpc_to(Some(to))?;
     let mut last = None;
@@ -165,7 +166,12 @@ pub async fn announce(
             answered(address, within, client.announce(request)).await
         };
         match asked.await.map(|answer| answer.outcome) {
-            Ok(Some(Outcome::Known(_))) => return Ok(()),
+            Ok(Some(Outcome::Known(known))) => {
+                return peers(known.peers).map_err(|cause| JoinError::Distrusted {
+                    address: address.clone(),
+                    cause,
+                });
+            }
             Ok(Some(Outcome::Refused(refused))) => return Err(refused_by(address, refused)),
             Ok(None) => last = Some(undecided(address)),
             Err(error) => last = Some(error),
@@ -282,6 +288,14 @@ fn refusal(refused: proto::Refused) -> Refusal {
     }
 }
 
+fn peers(said: Vec<proto::Peer>) -> Result<Addresses, String> {
+    let peers = said.into_iter().map(|peer| {
+        check_addresses(&peer.addresses).map_err(|fault| fault.to_string())?;
+        Ok((NodeId(peer.node), peer.addresses))
+    });
+    peers.collect()
+}
+
 /// The membership, if it is one of the token's cluster and for our key.
 fn trusted(
     token: &JoinToken,
@@ -308,15 +322,11 @@ fn trusted(
     if replica.node() != node {
         return Err(distrusted("its replica is another node's".to_owned()));
     }
-    let peers = admitted.peers.into_iter().map(|peer| {
-        check_addresses(&peer.addresses).map_err(|fault| distrusted(fault.to_string()))?;
-        Ok((NodeId(peer.node), peer.addresses))
-    });
     Ok(Joined {
         keys,
         replica,
         shards: admitted.shards,
-        peers: peers.collect::<Result<_, JoinError>>()?,
+        peers: peers(admitted.peers).map_err(distrusted)?,
     })
 }
 

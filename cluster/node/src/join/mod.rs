@@ -53,12 +53,16 @@ pub trait Admission: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = Result<CertificateDer<'static>, Refusal>> + Send + 'a>>;
 
     /// Hears that `node`, which has shown its certificate, is reached at other addresses from now
-    /// on. It will say so in the cluster's definitions once others can answer it.
+    /// on. It will say so in the cluster's definitions once others can answer it. Gives where this
+    /// node believes others to be: they may have moved as well.
     ///
     /// # Errors
     /// When it is no member.
-    fn announced(&self, node: NodeId, addresses: Vec<String>) -> Result<(), Refusal>;
+    fn announced(&self, node: NodeId, addresses: Vec<String>) -> Result<Addresses, Refusal>;
 }
+
+/// Nodes and where they are, `host:port` each.
+pub type Addresses = Vec<(NodeId, Vec<String>)>;
 
 /// What a blank node asks with.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ pub struct Admitted {
     pub certificate: CertificateDer<'static>,
     /// Queue shards of the cluster.
     pub shards: u32,
-    pub peers: Vec<(NodeId, Vec<String>)>,
+    pub peers: Addresses,
 }
 
 /// Why a node is not let in.

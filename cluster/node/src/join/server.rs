@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tonic::{Response, Status};
 
 use super::{
-    Admission, Admitted, MESSAGE_BYTES_LIMIT, NAME_BYTES_LIMIT, PROTOCOL, Refusal, Request,
+    Addresses, Admission, Admitted, MESSAGE_BYTES_LIMIT, NAME_BYTES_LIMIT, PROTOCOL, Refusal,
+    Request,
 };
 use crate::grpc::{self, Routes};
 use crate::listener::Caller;
@@ -107,7 +108,9 @@ impl Join for Server {
             Caller::Admin | Caller::Nobody => Err(Refusal::NotANode),
         });
         let outcome = match heard {
-            Ok(()) => Outcome::Known(proto::Known {}),
+            Ok(known) => Outcome::Known(proto::Known {
+                peers: peers(known),
+            }),
             Err(refusal) => {
                 tracing::warn!(?caller, why = %refusal, "join: address not taken");
                 Outcome::Refused(refused(&refusal))
@@ -151,11 +154,15 @@ fn parse(cluster: ClusterId, message: proto::JoinRequest) -> Result<Request, Ref
     })
 }
 
-fn answer(cluster: ClusterId, admitted: Admitted) -> proto::Admitted {
-    let peer = |(node, addresses): (warren_cluster_core::ids::NodeId, _)| proto::Peer {
+fn peers(known: Addresses) -> Vec<proto::Peer> {
+    let peers = known.into_iter().map(|(node, addresses)| proto::Peer {
         node: node.0,
         addresses,
-    };
+    });
+    peers.collect()
+}
+
+fn answer(cluster: ClusterId, admitted: Admitted) -> proto::Admitted {
     proto::Admitted {
         node: admitted.node.0,
         cluster: Bytes::copy_from_slice(&cluster.0.to_le_bytes()),
@@ -163,7 +170,7 @@ fn answer(cluster: ClusterId, admitted: Admitted) -> proto::Admitted {
         certificate: Bytes::copy_from_slice(&admitted.certificate),
         shards: admitted.shards,
         replica: admitted.replica.0,
-        peers: admitted.peers.into_iter().map(peer).collect(),
+        peers: peers(admitted.peers),
     }
 }
 

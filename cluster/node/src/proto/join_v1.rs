@@ -104,14 +104,14 @@ pub struct AnnounceRequest {
     #[prost(string, repeated, tag = "1")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AnnounceResponse {
     #[prost(oneof = "announce_response::Outcome", tags = "1, 2")]
     pub outcome: ::core::option::Option<announce_response::Outcome>,
 }
 /// Nested message and enum types in `AnnounceResponse`.
 pub mod announce_response {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Outcome {
         #[prost(message, tag = "1")]
         Known(super::Known),
@@ -119,8 +119,12 @@ pub mod announce_response {
         Refused(super::Refused),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Known {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Known {
+    /// Where the node that was told believes others to be: they may have moved as well.
+    #[prost(message, repeated, tag = "1")]
+    pub peers: ::prost::alloc::vec::Vec<Peer>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OfferRequest {
     /// A join token as it is printed.

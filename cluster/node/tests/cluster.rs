@@ -1,0 +1,498 @@
+//! Real nodes in one process, each with its folder and its port: they join, share shards, are
+//! killed and come back; and what must not come in does not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes};
+use warren_cluster::cluster::{self, Cluster, become_member};
+use warren_cluster::grpc::Routes;
+use warren_cluster::join::{About, JoinError, Refusal};
+use warren_cluster::listener::Listener;
+use warren_cluster::token::JoinToken;
+use warren_cluster::{Error, Handle, Options, Sink};
+use warren_cluster_core::batch::{Batch, Outcome};
+use warren_cluster_core::ids::{self, NodeId, Place, ShardId};
+use warren_cluster_core::inbox::{Input, Outputs};
+use warren_cluster_core::lane::ShardStatus;
+use warren_cluster_core::machine::{
+    ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed,
+};
+
+const SHARDS: u32 = 6;
+const PATIENCE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// A ticket that nobody waits for.
+const NOBODY: u32 = u32::MAX;
+
+/// Keeps numbers in the order in which they were agreed on.
+struct Tally {
+    shard: ShardId,
+    values: Vec<u64>,
+}
+
+type Said = (ShardId, Vec<u64>);
+
+impl Machine for Tally {
+    type Input = ();
+    type Effect = Said;
+
+    fn blank(&self) -> Self {
+        Self {
+            shard: self.shard,
+            values: Vec::new(),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        _meta: &ApplyMeta,
+        payload: &Bytes,
+        _context: &mut Context<'_, Said>,
+    ) -> Result<(), Malformed> {
+        let mut rest = &payload[..];
+        while !rest.is_empty() {
+            self.values.push(rest.get_u64_le());
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, (): (), context: &mut Context<'_, Said>) {
+        context.effects.push((self.shard, self.values.clone()));
+    }
+
+    fn lead(&mut self, _: &mut Context<'_, Said>) {}
+
+    fn follow(&mut self, _: &mut Context<'_, Said>) {}
+
+    fn resume(&mut self, _: u64, _: &mut Context<'_, Said>) {}
+
+    fn flush(&mut self, _: &mut Context<'_, Said>) {}
+
+    fn deadline(&self) -> Option<ids::Instant> {
+        None
+    }
+
+    fn checkpoint_begin(&mut self, out: &mut dyn CheckpointWriter) {
+        let mut chunk = Vec::new();
+        self.values.iter().for_each(|it| chunk.put_u64_le(*it));
+        out.chunk(&chunk);
+    }
+
+    fn checkpoint_step(&mut self, _: usize, _: &mut dyn CheckpointWriter) -> bool {
+        true
+    }
+
+    fn checkpoint_abort(&mut self) {}
+
+    fn restore(&mut self, mut chunk: &[u8]) -> Result<(), Malformed> {
+        while !chunk.is_empty() {
+            self.values.push(chunk.get_u64_le());
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    fn retain_all(&self, _: &mut dyn Bodies) {}
+
+    fn live(&self, _: u64, _: RangeInclusive<u64>, _: &mut Vec<LiveRef>) {}
+
+    fn relocate(&mut self, _: u64, _: u64, _: Place, _: Place, _: &mut dyn Bodies) {}
+}
+
+#[derive(Default)]
+struct Collected {
+    done: Mutex<BTreeMap<u32, Outcome>>,
+    said: Mutex<BTreeMap<ShardId, Vec<u64>>>,
+}
+
+impl Sink<Tally, u32> for Collected {
+    fn outputs(&self, outputs: &mut Outputs<Said, u32>, _: &mut VecDeque<Input<(), u32>>) {
+        let done = outputs.done.drain(..);
+        self.done.lock().expect("no panic").extend(done);
+        let said = outputs.effects.drain(..);
+        self.said.lock().expect("no panic").extend(said);
+    }
+}
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("warren-cluster-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A node that runs. Dropped, it is gone as after a kill.
+struct Node {
+    cluster: Cluster,
+    handle: Handle<Tally, u32>,
+    sink: Arc<Collected>,
+}
+
+fn about(listener: &Listener) -> About {
+    About {
+        name: "node".to_owned(),
+        zone: String::new(),
+        addresses: vec![listener.address().to_string()],
+    }
+}
+
+async fn listener() -> Listener {
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    Listener::bind(any).await.expect("binds")
+}
+
+/// Starts a node at a new port, which joins first if it has a token.
+async fn start(folder: &Folder, token: Option<&JoinToken>) -> Node {
+    let listener = listener().await;
+    if let Some(token) = token {
+        let joined = become_member(&folder.0, token, &about(&listener), PATIENCE).await;
+        joined.expect("joins");
+    }
+    let node = open(folder, listener).await;
+    node.cluster.ready(PATIENCE).await.expect("is ready");
+    node
+}
+
+/// Opens the lane and the port, without waiting for others.
+async fn open(folder: &Folder, listener: Listener) -> Node {
+    let sink = Arc::new(Collected::default());
+    let shared: Arc<dyn Sink<Tally, u32>> = Arc::<Collected>::clone(&sink);
+    let options = Options {
+        shards: SHARDS,
+        segment_bytes: 1 << 20,
+        ..Options::new(folder.0.clone(), "node".to_owned())
+    };
+    let machine = |shard| Tally {
+        shard,
+        values: Vec::new(),
+    };
+    let until = Instant::now() + PATIENCE;
+    let handle = loop {
+        // A task of the life before may hold the folder for a moment.
+        match warren_cluster::start(&options, machine, Arc::clone(&shared)) {
+            Err(Error::Locked { .. }) if Instant::now() < until => tokio::task::yield_now().await,
+            opened => break opened.expect("opens"),
+        }
+    };
+    let options = cluster::Options {
+        folder: folder.0.clone(),
+        name: "node".to_owned(),
+        zone: String::new(),
+        cluster_name: "test".to_owned(),
+        addresses: vec![listener.address().to_string()],
+        amqp: Vec::new(),
+        http: Vec::new(),
+        handshake_timeout: PATIENCE,
+    };
+    let started = cluster::start(&handle, NOBODY, options, listener, Routes::default());
+    let cluster = started.await.expect("starts");
+    Node {
+        cluster,
+        handle,
+        sink,
+    }
+}
+
+/// Waits until `look` gives something.
+async fn eventually<R>(what: &str, mut look: impl FnMut() -> Option<R>) -> R {
+    let mut period = tokio::time::interval(Duration::from_millis(10));
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        period.tick().await;
+        if let Some(found) = look() {
+            return found;
+        }
+    }
+    panic!("not in time: {what}");
+}
+
+fn all_shards() -> impl Iterator<Item = ShardId> {
+    (0..=SHARDS).map(ShardId)
+}
+
+impl Node {
+    fn status(&self, shard: ShardId) -> ShardStatus {
+        self.handle.shard_status(shard).expect("a logged shard")
+    }
+
+    /// Proposes a number in every queue shard; gives them by shard once they are stored.
+    async fn propose(&self, value: u64) {
+        let tickets: Vec<u32> = (1..=SHARDS).map(|at| value as u32 * 100 + at).collect();
+        for shard in (1..=SHARDS).map(ShardId) {
+            let mut batch = Batch::new(8);
+            batch.push(|out| out.put_u64_le(value));
+            self.handle.submit(&mut vec![Input::Propose {
+                shard,
+                batch,
+                ticket: value as u32 * 100 + shard.0,
+            }]);
+        }
+        eventually("stored", || {
+            let done = self.sink.done.lock().expect("no panic");
+            tickets
+                .iter()
+                .all(|ticket| done.contains_key(ticket))
+                .then_some(())
+        })
+        .await;
+        let done = self.sink.done.lock().expect("no panic");
+        let outcomes: Vec<Outcome> = tickets.iter().map(|ticket| done[ticket]).collect();
+        assert_eq!(outcomes, [Outcome::Stored; SHARDS as usize]);
+    }
+
+    /// Waits until every queue shard has exactly these numbers.
+    async fn has(&self, values: &[u64]) {
+        let what = format!("node {} has {values:?}", self.cluster.node());
+        eventually(&what, || {
+            for shard in (1..=SHARDS).map(ShardId) {
+                self.handle
+                    .submit(&mut vec![Input::Machine { shard, input: () }]);
+            }
+            let said = self.sink.said.lock().expect("no panic");
+            let all = (1..=SHARDS).all(|shard| {
+                let said = said.get(&ShardId(shard));
+                said.is_some_and(|said| {
+                    let mut said = said.clone();
+                    said.sort_unstable();
+                    said == values
+                })
+            });
+            all.then_some(())
+        })
+        .await;
+    }
+}
+
+/// Waits until all shards have so many voters and learners on all nodes.
+async fn settled(nodes: &[&Node], voters: usize, learners: usize) {
+    let what = format!("{voters} voters and {learners} learners");
+    eventually(&what, || {
+        let mut statuses = nodes
+            .iter()
+            .flat_map(|node| all_shards().map(|shard| node.status(shard)));
+        let settled = statuses.all(|status| {
+            let members = &status.members;
+            members.outgoing.is_empty()
+                && (members.voters.len(), members.learners.len()) == (voters, learners)
+        });
+        settled.then_some(())
+    })
+    .await;
+}
+
+async fn three(name: &str) -> ([Folder; 3], [Node; 3]) {
+    let folders = [1, 2, 3].map(|at| Folder::new(&format!("{name}-{at}")));
+    let one = start(&folders[0], None).await;
+    let token = one
+        .cluster
+        .create_join_token(2, DAY)
+        .await
+        .expect("a token");
+    let two = start(&folders[1], Some(&token)).await;
+    let three = start(&folders[2], Some(&token)).await;
+    let nodes = [one, two, three];
+    settled(&nodes.each_ref(), 3, 0).await;
+    (folders, nodes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_share_all_shards_and_one_that_was_killed_catches_up() {
+    let (folders, [one, two, three]) = three("share").await;
+    let ids = [&one, &two, &three].map(|node| node.cluster.node().0);
+    assert_eq!(ids, [1, 2, 3]);
+    eventually("leads are spread", || {
+        let led = [&one, &two, &three].map(|node| {
+            let led = node.cluster.led();
+            led.iter().filter(|it| it.shard.0 > 0).count()
+        });
+        (led == [2, 2, 2]).then_some(())
+    })
+    .await;
+    for (value, node) in (1..).zip([&one, &two, &three]) {
+        node.propose(value).await;
+    }
+    for node in [&one, &two, &three] {
+        node.has(&[1, 2, 3]).await;
+    }
+
+    drop(two);
+    one.propose(4).await;
+    three.propose(5).await;
+    one.has(&[1, 2, 3, 4, 5]).await;
+    // At another port: nobody could answer it before it says so.
+    let two = start(&folders[1], None).await;
+    two.has(&[1, 2, 3, 4, 5]).await;
+    two.propose(6).await;
+    for node in [&one, &two, &three] {
+        node.has(&[1, 2, 3, 4, 5, 6]).await;
+    }
+    let at = two.cluster.address().to_string();
+    for node in [&one, &two, &three] {
+        eventually("its row says where it is", || {
+            let directory = node.cluster.directory();
+            let row = &directory.nodes[&NodeId(2)].value;
+            (row.addresses == [at.clone()]).then_some(())
+        })
+        .await;
+    }
+    assert!(three.handle.stop(PATIENCE));
+    three.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_comes_back_though_every_address_changed() {
+    let (folders, nodes) = three("moved").await;
+    nodes[2].propose(1).await;
+    // The last one alone knows where nobody is; the others come later, elsewhere.
+    let last = nodes[1].cluster.address();
+    drop(nodes);
+    let two = Listener::bind(last).await.expect("the port is free again");
+    let two = open(&folders[1], two).await;
+    let one = open(&folders[0], listener().await).await;
+    let three = open(&folders[2], listener().await).await;
+    for node in [&one, &two, &three] {
+        node.cluster.ready(PATIENCE).await.expect("is ready");
+    }
+    one.propose(2).await;
+    three.propose(3).await;
+    for node in [&one, &two, &three] {
+        node.has(&[1, 2, 3]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_are_a_voter_and_a_learner_and_any_node_lets_others_in() {
+    let folders = [1, 2, 3].map(|at| Folder::new(&format!("any-{at}")));
+    let one = start(&folders[0], None).await;
+    one.propose(1).await;
+    let token = one
+        .cluster
+        .create_join_token(1, DAY)
+        .await
+        .expect("a token");
+    let two = start(&folders[1], Some(&token)).await;
+    settled(&[&one, &two], 1, 1).await;
+    two.propose(2).await;
+    for node in [&one, &two] {
+        node.has(&[1, 2]).await;
+    }
+    // A token of the second node, asked of the second node alone.
+    let mut token = two
+        .cluster
+        .create_join_token(1, DAY)
+        .await
+        .expect("a token");
+    token.addresses.truncate(1);
+    assert_eq!(token.addresses, [two.cluster.address().to_string()]);
+
+    // Its join is cut short before its certificate is on disk, and it asks again.
+    let port = listener().await;
+    let joined = become_member(&folders[2].0, &token, &about(&port), PATIENCE).await;
+    joined.expect("joins");
+    let certificate = folders[2].0.join("tls/node.pem");
+    std::fs::remove_file(certificate).expect("was there");
+    let three = start(&folders[2], Some(&token)).await;
+    assert_eq!(three.cluster.node(), NodeId(3));
+    assert_eq!(three.cluster.directory().nodes.len(), 3);
+    settled(&[&one, &two, &three], 3, 0).await;
+    three.has(&[1, 2]).await;
+}
+
+async fn refused(folder: &Path, token: &JoinToken) -> cluster::Error {
+    let listener = listener().await;
+    let joined = become_member(folder, token, &about(&listener), PATIENCE).await;
+    joined.expect_err("refused")
+}
+
+fn refusal(error: cluster::Error) -> Refusal {
+    match error {
+        cluster::Error::Join(JoinError::Refused { refusal, .. }) => refusal,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_join_changes_nothing() {
+    let folders = [1, 2, 3, 4].map(|at| Folder::new(&format!("refused-{at}")));
+    let one = start(&folders[0], None).await;
+    let other = start(&folders[1], None).await;
+    let create = |uses, life| one.cluster.create_join_token(uses, life);
+    assert!(create(0, DAY).await.is_err());
+    assert!(create(1, Duration::ZERO).await.is_err());
+    let used = create(1, DAY).await.expect("a token");
+    let expired = create(1, Duration::from_millis(1)).await.expect("a token");
+    let good = create(1, DAY).await.expect("a token");
+    let foreign = other.cluster.create_join_token(1, DAY).await;
+    let foreign = foreign.expect("a token");
+
+    let member = start(&folders[2], Some(&used)).await;
+    settled(&[&one, &member], 1, 1).await;
+    let before = one.cluster.directory();
+    let blank = &folders[3].0;
+    assert_eq!(refusal(refused(blank, &used).await), Refusal::UsedUp);
+    // It is gone since another token was made after it had expired, or it has expired.
+    let late = refusal(refused(blank, &expired).await);
+    assert!(matches!(late, Refusal::Expired | Refusal::UnknownToken));
+    let mut guessed = good.clone();
+    guessed.id = used.id;
+    assert_eq!(
+        refusal(refused(blank, &guessed).await),
+        Refusal::UnknownToken
+    );
+    // A token of another cluster, asked here: this node is not whom it speaks of.
+    let mut led_astray = foreign.clone();
+    led_astray.addresses = good.addresses.clone();
+    let error = refused(blank, &led_astray).await;
+    assert!(matches!(error, cluster::Error::Join(JoinError::Connect(_))));
+    assert!(!blank.join("local").exists() && !blank.join("tls/node.pem").exists());
+
+    // Folders that are not blank: a cluster of its own, a member of another.
+    drop(other);
+    for (folder, token) in [(&folders[1], &good), (&folders[2], &foreign)] {
+        if folder.0 == folders[2].0 {
+            continue;
+        }
+        let error = eventually_refused(&folder.0, token).await;
+        assert!(matches!(error, cluster::Error::NotBlank { .. }), "{error}");
+    }
+    drop(member);
+    let error = eventually_refused(&folders[2].0, &foreign).await;
+    assert!(error.to_string().contains("is of cluster"), "{error}");
+    assert_eq!(one.cluster.directory(), before, "nothing changed");
+
+    // And a member is left as it is, whatever token of its cluster it shows.
+    let member = start(&folders[2], Some(&good)).await;
+    assert_eq!(member.cluster.node(), NodeId(2));
+    let grants = &one.cluster.directory().grants;
+    assert_eq!(grants.len(), before.grants.len());
+}
+
+/// A refusal of a folder that a task of a dropped node may still hold for a moment.
+async fn eventually_refused(folder: &Path, token: &JoinToken) -> cluster::Error {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match refused(folder, token).await {
+            cluster::Error::Folder(Error::Locked { .. }) if Instant::now() < until => {}
+            error => return error,
+        }
+    }
+}
