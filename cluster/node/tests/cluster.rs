@@ -410,6 +410,7 @@ async fn two_nodes_are_a_voter_and_a_learner_and_any_node_lets_others_in() {
     joined.expect("joins");
     let certificate = folders[2].0.join("tls/node.pem");
     std::fs::remove_file(certificate).expect("was there");
+    drop(port);
     let three = start(&folders[2], Some(&token)).await;
     assert_eq!(three.cluster.node(), NodeId(3));
     assert_eq!(three.cluster.directory().nodes.len(), 3);
