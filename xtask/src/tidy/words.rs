@@ -123,7 +123,7 @@ const BANS: &[Ban] = &[
         within: &["broker/core/src/"],
         except: &[],
         tests: Tests::Included,
-        why: "the broker's core knows of cluster/core its batch, ids, machine, parts and rows alone",
+        why: "the broker's core knows of cluster/core batch, ids, machine, parts and rows alone",
     },
     Ban {
         name: None,
