@@ -66,7 +66,7 @@ impl Rig {
             queues,
             next: 1,
         };
-        rig.with(Shard::lead);
+        rig.with(|shard, context| shard.lead(&[], context));
         for queue in 1..=queues {
             rig.begin(QueueId(queue));
         }

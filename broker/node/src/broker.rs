@@ -3,7 +3,7 @@
 //! - The topology has one writer: the sink, under the lane's lock. Everyone else reads snapshots.
 //! - A session sees a topology at least as new as the events that it is handed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -23,7 +23,7 @@ use warren_broker_core::shard::Shard;
 use warren_broker_core::shard::effect::Effect;
 use warren_broker_core::topology::Topology;
 use warren_cluster::{Handle, Sink};
-use warren_cluster_core::ids::{Instant, NodeId, ShardId};
+use warren_cluster_core::ids::{Instant, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::rows::Change;
 
@@ -187,7 +187,7 @@ impl Broker {
 
     /// A new client's session.
     pub(crate) fn open_session(&self, peer: SocketAddr) -> (Session, Arc<Mailbox>) {
-        let (id, mailbox) = self.sessions.open();
+        let (id, mailbox) = self.sessions.open(self.lane().node());
         let peer = Peer {
             address: peer.ip(),
             port: peer.port(),
@@ -388,6 +388,22 @@ fn addressee(effect: &Effect) -> Option<SessionId> {
 }
 
 impl Broker {
+    /// Shards that this node leads from here on are told of all their queues before they act.
+    fn take_roles(&self, roles: &[(ShardId, Option<Term>)], follow_ups: &mut VecDeque<LaneInput>) {
+        let led: BTreeMap<ShardId, Term> = roles
+            .iter()
+            .filter_map(|(shard, term)| Some((*shard, (*term)?)))
+            .collect();
+        for (shard, term) in roles {
+            tracing::debug!(%shard, leads = term.is_some(), "role changed");
+        }
+        let shards = led.keys().copied().collect();
+        let inputs = reconcile::lead(&self.topology.load(), &shards).into_iter();
+        follow_ups.extend(inputs.map(|(shard, input)| Input::Machine { shard, input }));
+        let reconciled = led.into_iter();
+        follow_ups.extend(reconciled.map(|(shard, term)| Input::Reconciled { shard, term }));
+    }
+
     /// Makes the next topology, and what queues' shards must do before anybody sees it.
     fn apply_changes(
         &self,
@@ -458,8 +474,9 @@ impl Sink<Shard, Ticket> for Broker {
             }
         }
         run.flush();
-        for (shard, term) in outputs.roles.drain(..) {
-            tracing::debug!(%shard, leads = term.is_some(), "role changed");
+        if !outputs.roles.is_empty() {
+            self.take_roles(&outputs.roles, follow_ups);
+            outputs.roles.clear();
         }
     }
 }

@@ -10,6 +10,7 @@ use std::task::Waker;
 use warren_broker_core::dispatch::work::ReplyAddress;
 use warren_broker_core::ids::SessionId;
 use warren_broker_core::session::event::Event;
+use warren_cluster_core::ids::NodeId;
 
 /// What waits for one session.
 #[derive(Default)]
@@ -74,8 +75,17 @@ impl Mailbox {
     }
 }
 
-/// All sessions of this node. A session's id is its slot and a count of how often the slot was
-/// used, so that an id never comes back.
+/// Bits of a session's id that are its slot, and of those that count the slot's uses.
+const INDEX_BITS: u32 = 24;
+const USES_MAX: u32 = (1 << 24) - 1;
+
+fn parts(id: SessionId) -> (u32, u32) {
+    let index = id.0 as u32 & ((1 << INDEX_BITS) - 1);
+    ((id.0 >> INDEX_BITS) as u32 & USES_MAX, index)
+}
+
+/// All sessions of this node. A session's id is its node, its slot and a count of how often the
+/// slot was used, so that an id never comes back.
 pub(crate) struct Sessions {
     slots: RwLock<Slots>,
 }
@@ -100,7 +110,7 @@ impl Sessions {
     }
 
     /// A new session's id and mailbox.
-    pub(crate) fn open(&self) -> (SessionId, Arc<Mailbox>) {
+    pub(crate) fn open(&self, node: NodeId) -> (SessionId, Arc<Mailbox>) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let index = slots.free.pop().unwrap_or_else(|| {
             slots.entries.push(Slot::default());
@@ -110,20 +120,19 @@ impl Sessions {
         slot.uses += 1;
         let mailbox = Arc::new(Mailbox::default());
         slot.mailbox = Some(Arc::clone(&mailbox));
-        (
-            SessionId(u64::from(slot.uses) << 32 | u64::from(index)),
-            mailbox,
-        )
+        let number = u64::from(slot.uses) << INDEX_BITS | u64::from(index);
+        (SessionId::new(node, number), mailbox)
     }
 
     /// Forgets a session; what comes for it from now on is dropped.
     pub(crate) fn close(&self, id: SessionId) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let index = id.0 as u32;
+        let (uses, index) = parts(id);
         let Some(slot) = slots.entries.get_mut(index as usize) else {
             return;
         };
-        if u64::from(slot.uses) == id.0 >> 32 && slot.mailbox.take().is_some() {
+        // A slot that was used as often as an id can tell is not used again.
+        if slot.uses == uses && slot.mailbox.take().is_some() && uses < USES_MAX {
             slots.free.push(index);
         }
     }
@@ -131,8 +140,9 @@ impl Sessions {
     /// The mailbox of a session that is still there.
     pub(crate) fn find(&self, id: SessionId) -> Option<Arc<Mailbox>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let slot = slots.entries.get(id.0 as u32 as usize)?;
-        if u64::from(slot.uses) != id.0 >> 32 {
+        let (uses, index) = parts(id);
+        let slot = slots.entries.get(index as usize)?;
+        if slot.uses != uses {
             return None;
         }
         slot.mailbox.clone()
@@ -163,7 +173,8 @@ impl Sessions {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots.entries.len() - slots.free.len()
+        let open = |slot: &&Slot| slot.mailbox.is_some();
+        slots.entries.iter().filter(open).count()
     }
 
     /// Whether a reply consumer is still there.
@@ -183,10 +194,10 @@ mod tests {
     #[test]
     fn an_id_never_comes_back() {
         let sessions = Sessions::new();
-        let (first, _) = sessions.open();
+        let (first, _) = sessions.open(NodeId(3));
         sessions.close(first);
         sessions.close(first);
-        let (second, _) = sessions.open();
+        let (second, _) = sessions.open(NodeId(3));
         assert_ne!(first, second);
         assert!(sessions.find(first).is_none());
         assert!(sessions.find(second).is_some());

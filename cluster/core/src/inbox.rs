@@ -49,6 +49,9 @@ pub enum Input<I, T> {
         shard: ShardId,
         changes: Vec<MemberChange>,
     },
+    /// All inputs that follow from rows were asked of a shard that this node leads in this term
+    /// (`Outputs::roles`): from here on it acts.
+    Reconciled { shard: ShardId, term: Term },
     /// Hands the lead of a shard over, if this node has it.
     Transfer { shard: ShardId, to: ReplicaId },
     /// What the file system that holds the log has left.

@@ -34,6 +34,7 @@ pub use peers::ShardStatus;
 pub use recovery::founding;
 
 use install::Installing;
+use peers::Stalled;
 use run::Out;
 use store::Store;
 use transfer::Sending;
@@ -45,6 +46,9 @@ const STEP_BYTES_MAX: usize = 4 << 20;
 
 /// No replica has peers: nothing to tick.
 const NEVER: Instant = Instant(u64::MAX);
+
+/// How often inputs that follow from effects are sent on in one step.
+const ROUTES_MAX: u32 = 4;
 
 /// How a lane is made.
 #[derive(Clone, Debug)]
@@ -121,6 +125,13 @@ pub struct Lane<M: Machine, T> {
     next_tick: Option<Instant>,
     /// Nodes that there is a way to.
     nodes: BTreeSet<NodeId>,
+    /// When the way to other nodes was lost, and when the lane began.
+    seen: BTreeMap<NodeId, Instant>,
+    born: Option<Instant>,
+    /// What queue shards want done, before it is sorted by node; in the order of `queues`.
+    emitted: Vec<Vec<M::Effect>>,
+    /// Batches of other nodes about definitions that this one does not have yet, in their order.
+    stalled: VecDeque<Stalled>,
     /// Peers' replicas that are being rebuilt from this node's.
     sending: BTreeMap<ShardId, Sending>,
     /// The replica of this node that is being rebuilt.
@@ -179,9 +190,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         outputs: &mut Outputs<M::Effect, T>,
         ops: &mut Vec<Op>,
     ) -> Result<bool, Error> {
+        self.store.known = self.rows[0].machine().version();
         self.tell_rows(outputs);
-        self.tick(now.mono);
+        self.tick(now);
         self.take_inputs(now, inputs, outputs)?;
+        self.take_stalled(now, outputs);
         self.take_deadlines(now.mono);
         self.move_shards(now, outputs)?;
         self.tell_roles(outputs);
@@ -297,11 +310,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     bytes += envelope.len();
                     self.receive(from, &envelope, now, outputs);
                 }
-                Input::Connected { node } => self.connected(node),
-                Input::Disconnected { node } => self.disconnected(node),
+                Input::Connected { node } => self.connected(node, now.mono),
+                Input::Disconnected { node } => self.disconnected(node, now.mono),
                 Input::Host { shard, replica } => self.host(shard, replica)?,
                 Input::ChangeMembers { shard, changes } => self.change_members(shard, &changes),
                 Input::Transfer { shard, to } => self.transfer(shard, to),
+                Input::Reconciled { shard, term } => {
+                    if let Some(at) = queue_at(shard, self.options.shards) {
+                        self.queues[at].reconciled(term);
+                        self.touched.insert(shard);
+                    }
+                }
                 Input::FreeDisk { bytes } => self.store.log.set_free_disk(bytes),
                 Input::Stop => self.stop(),
             }
@@ -355,8 +374,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         };
         self.touched.insert(shard);
-        let mut turn = self.store.turn(shard, now, &mut outputs.effects);
-        self.queues[at].input(input, &mut turn);
+        if shard.is_unlogged() {
+            let mut turn = self.store.turn(shard, now, &mut outputs.effects);
+            self.queues[at].input(input, &mut turn);
+        } else {
+            let mut turn = self.store.turn(shard, now, &mut self.emitted[at]);
+            self.queues[at].ask(input, &mut turn);
+        }
     }
 
     /// Shards whose time has come.
@@ -419,6 +443,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let Some(at) = queue_at(shard, self.options.shards) else {
             return Ok(false);
         };
+        if !shard.is_unlogged() {
+            return self.move_queues(at, now, outputs);
+        }
         let done = &mut outputs.done;
         let mut out = Out {
             effects: &mut outputs.effects,
@@ -426,6 +453,47 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             answer: &mut |_: &mut M, ticket, outcome| done.push((ticket, outcome)),
         };
         run::run(&mut self.queues[at], &mut self.store, now, &mut out)
+    }
+
+    /// Moves a logged queue shard: what sessions want of its leader goes there, and what its leader
+    /// wants done goes to them.
+    fn move_queues(
+        &mut self,
+        at: usize,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) -> Result<bool, Malformed> {
+        let Self {
+            queues,
+            store,
+            emitted,
+            ..
+        } = self;
+        let (replica, emitted) = (&mut queues[at], &mut emitted[at]);
+        let mut more = false;
+        for _ in 0..ROUTES_MAX {
+            let mut turn = store.turn(replica.shard(), now, emitted);
+            let known = turn.known;
+            if let Err((node, malformed)) = replica.handle_stalled(known, &mut turn) {
+                outputs.foreign.push((node, malformed));
+            }
+            replica.send_inputs(known, &mut turn);
+            let done = &mut outputs.done;
+            let mut out = Out {
+                effects: emitted,
+                roles: &mut outputs.roles,
+                answer: &mut |_: &mut M, ticket, outcome| done.push((ticket, outcome)),
+            };
+            more = run::run(replica, store, now, &mut out)?;
+            let effects = &mut outputs.effects;
+            let again = replica.route(emitted, effects, now.mono, &mut store.mail);
+            if !again && !replica.owes_a_claim() {
+                break;
+            }
+            more |= again;
+        }
+        replica.tell_got(&mut store.mail);
+        Ok(more)
     }
 }
 

@@ -6,6 +6,7 @@
 //! Layout of a parcel, little endian: length u32 of the rest, kind u8, shard u32, then by kind:
 //! a replica's message; an entry; or words u64.
 
+mod dealing;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use crate::consensus::Message;
 use crate::ids::{Life, NodeId, OriginId, Seq, ShardId, Term};
 use crate::machine::Malformed;
 use crate::parts::{Parts, detached};
+use crate::rows::Version;
+pub use dealing::Dealing;
 pub use transfer::{About, BodyOf, Transfer};
 
 /// The version that this build writes.
@@ -32,6 +35,7 @@ const AGAIN: u8 = 5;
 const CLOSED: u8 = 6;
 const LEADER: u8 = 7;
 const TRANSFER: u8 = 8;
+const DEALING: u8 = 9;
 
 /// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -45,8 +49,9 @@ pub enum Class {
 pub enum Parcel {
     /// Between two replicas.
     Raft(Message),
-    /// An entry of the sender's stream, for the shard's leader to put into its log.
-    Propose(Bytes),
+    /// An entry of the sender's stream, for the shard's leader to put into its log, once it knows
+    /// the definitions up to this version: it may be about a queue that is newer than its own.
+    Propose { known: Version, entry: Bytes },
     /// The shard opened an origin of the receiver's life.
     Opened { origin: OriginId, life: Life },
     /// What came of a batch of the receiver's origin.
@@ -63,6 +68,8 @@ pub enum Parcel {
     Leader { node: NodeId, term: Term },
     /// A replica is being rebuilt.
     Transfer(Transfer),
+    /// Between a node's sessions and the leader, in the leader's term.
+    Dealing { term: Term, dealing: Dealing },
 }
 
 impl Parcel {
@@ -71,7 +78,11 @@ impl Parcel {
     pub fn class(&self) -> Class {
         match self {
             Self::Raft(message) if !message.is_urgent() => Class::Data,
-            Self::Propose(_) => Class::Data,
+            Self::Propose { .. } => Class::Data,
+            Self::Dealing {
+                dealing: Dealing::Effect { .. },
+                ..
+            } => Class::Data,
             Self::Transfer(transfer) if transfer.is_bulk() => Class::Data,
             _ => Class::Control,
         }
@@ -84,7 +95,10 @@ impl Parcel {
         head.put_u32_le(shard.0);
         match self {
             Self::Raft(message) => message.encode(&mut body),
-            Self::Propose(entry) => body.attach(entry),
+            Self::Propose { known, entry } => {
+                head.put_u64_le(known.0);
+                body.attach(entry);
+            }
             Self::Opened { origin, life } => {
                 head.put_u64_le(origin.0);
                 head.put_u64_le(life.0);
@@ -107,6 +121,7 @@ impl Parcel {
                 head.put_u64_le(term.0);
             }
             Self::Transfer(transfer) => transfer.encode(&mut body),
+            Self::Dealing { term, dealing } => dealing.encode(*term, &mut body),
         }
         let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
         out.open().put_u32_le(length);
@@ -118,13 +133,14 @@ impl Parcel {
     fn kind(&self) -> u8 {
         match self {
             Self::Raft(_) => RAFT,
-            Self::Propose(_) => PROPOSE,
+            Self::Propose { .. } => PROPOSE,
             Self::Opened { .. } => OPENED,
             Self::Outcome { .. } => OUTCOME,
             Self::Again { .. } => AGAIN,
             Self::Closed { .. } => CLOSED,
             Self::Leader { .. } => LEADER,
             Self::Transfer(_) => TRANSFER,
+            Self::Dealing { .. } => DEALING,
         }
     }
 
@@ -138,7 +154,10 @@ impl Parcel {
                 rest.clear();
                 Self::Raft(message)
             }
-            PROPOSE => Self::Propose(detached(std::mem::take(&mut rest), whole)),
+            PROPOSE => Self::Propose {
+                known: Version(word(&mut rest)?),
+                entry: detached(std::mem::take(&mut rest), whole),
+            },
             OPENED | AGAIN | CLOSED => {
                 let origin = OriginId(word(&mut rest)?);
                 match kind {
@@ -165,6 +184,10 @@ impl Parcel {
                 term: Term(word(&mut rest)?),
             },
             TRANSFER => Self::Transfer(Transfer::decode(&mut rest, whole)?),
+            DEALING => {
+                let (term, dealing) = Dealing::decode(&mut rest, whole)?;
+                Self::Dealing { term, dealing }
+            }
             _ => return Err("a parcel of unknown kind"),
         };
         if rest.is_empty() {
@@ -254,6 +277,35 @@ impl Mail {
 mod tests {
     use super::*;
 
+    fn propose(entry: Bytes) -> Parcel {
+        let known = Version(3);
+        Parcel::Propose { known, entry }
+    }
+
+    fn dealings() -> impl Iterator<Item = Parcel> {
+        let seq = Seq(4);
+        let bytes = vec![Bytes::from_static(b"input")];
+        let all = [
+            Dealing::Input {
+                life: Life(9),
+                seq,
+                bytes,
+            },
+            Dealing::Effect {
+                seq,
+                bytes: vec![Bytes::from(vec![2; 3000])],
+            },
+            Dealing::Got {
+                got: seq,
+                paid: Seq(3),
+                again: true,
+            },
+        ];
+        let term = Term(6);
+        all.into_iter()
+            .map(move |dealing| Parcel::Dealing { term, dealing })
+    }
+
     fn parcels() -> Vec<(ShardId, Parcel)> {
         let origin = OriginId(7);
         let outcome = |outcome| Parcel::Outcome {
@@ -262,8 +314,8 @@ mod tests {
             outcome,
         };
         [
-            Parcel::Propose(Bytes::from(vec![5; 5000])),
-            Parcel::Propose(Bytes::from_static(b"entry")),
+            propose(Bytes::from(vec![5; 5000])),
+            propose(Bytes::from_static(b"entry")),
             Parcel::Opened {
                 origin,
                 life: Life(4),
@@ -279,6 +331,7 @@ mod tests {
         ]
         .into_iter()
         .chain(transfers())
+        .chain(dealings())
         .enumerate()
         .map(|(shard, parcel)| (ShardId(shard as u32), parcel))
         .collect()
@@ -341,7 +394,7 @@ mod tests {
         let mut mail = Mail::default();
         let entry = Bytes::from(vec![1; 300 << 10]);
         for _ in 0..9 {
-            mail.send(NodeId(2), ShardId(1), &Parcel::Propose(entry.clone()));
+            mail.send(NodeId(2), ShardId(1), &propose(entry.clone()));
         }
         let mut envelopes = Vec::new();
         mail.take(&mut envelopes);

@@ -8,7 +8,8 @@
 use bytes::Bytes;
 
 use crate::batch::Batch;
-use crate::ids::{Index, Now, Place, Term, Time};
+use crate::ids::{Index, NodeId, Now, Place, Seq, Term, Time};
+use crate::parts::Parts;
 
 /// Facts about the entry being applied, the same on every replica (but for `place`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,12 +85,66 @@ pub struct Malformed {
     pub cause: &'static str,
 }
 
+/// What a node keeps of its own sessions' dealings with a shard, wherever the shard is led. The
+/// lane passes everything by it, both ways, so that a new leader can be told in one answer what
+/// this node's sessions have and hold (rule 7).
+pub trait Desk<I, E>: Default + Send {
+    /// Whether the input comes from a session. What does not (a row that changed) concerns a
+    /// leader on this node alone.
+    fn is_of_session(input: &I) -> bool;
+
+    /// The input is on its way to the leader, as its number `seq` of the term. Gives the form in
+    /// which it goes.
+    fn send(&mut self, seq: Seq, input: I) -> I;
+
+    /// What the leader says. False when nobody here wants to hear it. What follows from it for
+    /// the leader is added to `inputs`.
+    fn receive(&mut self, effect: &E, inputs: &mut Vec<I>) -> bool;
+
+    /// What the leader did about inputs up to `seq` is in the log for good.
+    fn paid(&mut self, seq: Seq);
+
+    /// The first input for a leader that is new: all that this node's sessions have and hold.
+    /// `careful`: others may lead after it, or it is on another node, so that what it does at
+    /// once and tells later may be lost.
+    /// `None` where sessions have nothing to do with the shard.
+    fn claim(&mut self, node: NodeId, careful: bool) -> Option<I>;
+
+    /// What comes after the claim: inputs whose outcome is not known, in their order. They count
+    /// as not sent.
+    fn take_unsettled(&mut self) -> Vec<I>;
+
+    /// The node that an effect is for; `None`: the leader's own.
+    fn node_of(effect: &E) -> Option<NodeId>;
+
+    /// Appends an input, or an effect, as it travels between nodes.
+    fn encode_input(input: &I, out: &mut Parts);
+    fn encode_effect(effect: &E, out: &mut Parts);
+
+    /// Reads what [`Desk::encode_input`] wrote.
+    ///
+    /// # Errors
+    /// Bytes that no node of this version sends.
+    fn decode_input(bytes: &Bytes) -> Result<I, Malformed>;
+
+    /// Reads what [`Desk::encode_effect`] wrote.
+    ///
+    /// # Errors
+    /// Bytes that no node of this version sends.
+    fn decode_effect(bytes: &Bytes) -> Result<E, Malformed>;
+}
+
 /// A replicated state and its leader-only side.
 pub trait Machine {
     /// What only the leader handles: attach, credit, settle...
     type Input;
     /// What a driver carries out.
     type Effect;
+    /// What each node keeps beside it.
+    type Desk: Desk<Self::Input, Self::Effect>;
+    /// A new leader acts on nothing before its node has gone through the rows that concern the
+    /// shard ([`crate::inbox::Input::Reconciled`]).
+    const RECONCILES: bool;
 
     /// A machine made like this one, without a past.
     fn blank(&self) -> Self
@@ -110,8 +165,12 @@ pub trait Machine {
     /// Handles a leader-only input; on a follower it answers with an effect that says so.
     fn input(&mut self, input: Self::Input, context: &mut Context<'_, Self::Effect>);
 
-    /// This replica leads from here on: its first entry of the term is applied.
-    fn lead(&mut self, context: &mut Context<'_, Self::Effect>);
+    /// This replica leads from here on: its first entry of the term is applied. Nothing is handed
+    /// out before each of `nodes` has made its claim, or is ruled out ([`Machine::node_down`]).
+    fn lead(&mut self, nodes: &[NodeId], context: &mut Context<'_, Self::Effect>);
+
+    /// A node is ruled out: its sessions are gone, or will be told so.
+    fn node_down(&mut self, node: NodeId, context: &mut Context<'_, Self::Effect>);
 
     /// This replica no longer leads: leader-only state goes.
     fn follow(&mut self, context: &mut Context<'_, Self::Effect>);
@@ -158,3 +217,53 @@ pub trait Machine {
     /// `from`, the machine changes its reference and calls `retain` and `release`.
     fn relocate(&mut self, key: u64, id: u64, from: Place, to: Place, bodies: &mut dyn Bodies);
 }
+
+/// For machines that sessions have nothing to do with.
+#[derive(Debug, Default)]
+pub struct NoDesk;
+
+impl<I, E> Desk<I, E> for NoDesk {
+    fn is_of_session(_input: &I) -> bool {
+        false
+    }
+
+    fn send(&mut self, _seq: Seq, input: I) -> I {
+        input
+    }
+
+    fn receive(&mut self, _effect: &E, _inputs: &mut Vec<I>) -> bool {
+        true
+    }
+
+    fn paid(&mut self, _seq: Seq) {}
+
+    fn claim(&mut self, _node: NodeId, _careful: bool) -> Option<I> {
+        None
+    }
+
+    fn take_unsettled(&mut self) -> Vec<I> {
+        Vec::new()
+    }
+
+    fn node_of(_effect: &E) -> Option<NodeId> {
+        None
+    }
+
+    fn encode_input(_input: &I, _out: &mut Parts) {}
+
+    fn encode_effect(_effect: &E, _out: &mut Parts) {}
+
+    fn decode_input(_bytes: &Bytes) -> Result<I, Malformed> {
+        Err(NOBODY)
+    }
+
+    fn decode_effect(_bytes: &Bytes) -> Result<E, Malformed> {
+        Err(NOBODY)
+    }
+}
+
+const NOBODY: Malformed = Malformed {
+    what: "dealing",
+    at: 0,
+    cause: "no session has to do with this shard",
+};

@@ -52,6 +52,8 @@ pub struct Origin<T> {
     resends: u32,
     /// The newest of ours that the shard had closed.
     closed: OriginId,
+    /// To be opened without a batch.
+    wanted: bool,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl<T: Copy> Origin<T> {
             sent_at: Instant(0),
             resends: 0,
             closed: OriginId(0),
+            wanted: false,
         }
     }
 
@@ -123,7 +126,7 @@ impl<T: Copy> Origin<T> {
     /// their way there is none.
     pub fn next_entry(&mut self, now: Now, window: usize) -> Option<Bytes> {
         match self.state {
-            State::Closed if self.waiting.is_empty() => None,
+            State::Closed if self.waiting.is_empty() && !self.wanted => None,
             State::Closed => {
                 self.state = State::Opening;
                 self.sent_at = now.mono;
@@ -218,6 +221,17 @@ impl<T: Copy> Origin<T> {
             State::Open(origin) => Some((origin, self.first)),
             State::Closed | State::Opening => None,
         }
+    }
+
+    /// Has the origin opened though there is no batch: the shard is to know this node.
+    pub fn want_open(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The life that it is opened for.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.options.life
     }
 
     /// Whose stream it is.

@@ -6,9 +6,11 @@
 //!   consensus no longer leads that term;
 //! - a batch of this node's own stream is answered once.
 
+mod desk;
 pub mod head;
 mod peers;
 mod state;
+mod streams;
 
 use std::collections::VecDeque;
 
@@ -22,7 +24,9 @@ use crate::link::{Mail, Parcel};
 use crate::log::View;
 use crate::machine::{CheckpointWriter, Context, Machine, Malformed};
 use crate::origin::Origin;
+use crate::rows::Version;
 
+use desk::{Booth, Guests};
 pub use head::Head;
 pub(crate) use state::{Applied, State};
 
@@ -37,6 +41,8 @@ pub(crate) struct Turn<'a, E> {
     pub(crate) bodies: View<'a>,
     pub(crate) effects: &'a mut Vec<E>,
     pub(crate) mail: &'a mut Mail,
+    /// The definitions that this node has acted on.
+    pub(crate) known: Version,
     /// Set while this shard's checkpoint is being written.
     pub(crate) checkpoint: Option<&'a mut dyn CheckpointWriter>,
 }
@@ -55,6 +61,10 @@ pub(crate) struct Replica<M: Machine, T> {
     consensus: Consensus,
     /// This node's own stream into the shard.
     origin: Origin<T>,
+    /// This node's sessions, for whoever leads.
+    booth: Booth<M>,
+    /// Other nodes' sessions, while this replica leads.
+    guests: Guests,
     /// For an unlogged shard, which needs no stream: who waits for which entry.
     tickets: VecDeque<(Index, T)>,
     appended: VecDeque<Appended>,
@@ -69,6 +79,8 @@ pub(crate) struct Replica<M: Machine, T> {
     leads: Option<Term>,
     /// The newest leader that another node told of.
     told: Option<(Term, NodeId)>,
+    /// The term for which all rows were gone through.
+    reconciled: Option<Term>,
     /// Where this node's stream goes.
     streams_to: Option<(Term, NodeId)>,
     /// The lease had run out when the machine was last flushed.
@@ -91,6 +103,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             state,
             consensus,
             origin,
+            booth: Booth::new(),
+            guests: Guests::default(),
             tickets: VecDeque::new(),
             appended: VecDeque::new(),
             proposals: Batch::default(),
@@ -99,6 +113,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             company: false,
             leads: None,
             told: None,
+            reconciled: None,
             streams_to: None,
             lapsed: false,
             installed: None,
@@ -169,17 +184,20 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// Proposes what waits: what the machine is in a hurry with, as batches that came later may
     /// build on it (the first messages of a new queue); batches of this node's stream; the rest
-    /// of what the machine gathered. Where another node leads, the stream goes there.
+    /// of what the machine gathered. Where another node leads, the stream goes there. `known`: the
+    /// definitions that this node has.
     /// Returns whether consensus has something to do.
-    pub(crate) fn pump(&mut self, now: Now, mail: &mut Mail) -> bool {
+    pub(crate) fn pump(&mut self, now: Now, known: Version, mail: &mut Mail) -> bool {
         self.origin.expire(now.mono);
         self.aim();
         if self.consensus.leads().is_none() {
-            self.stream(now, mail);
+            self.stream(now, known, mail);
             return false;
         }
         let mut any = self.propose_urgent(now);
-        while let Some(entry) = self.origin.next_entry(now, usize::MAX) {
+        while self.acts()
+            && let Some(entry) = self.origin.next_entry(now, usize::MAX)
+        {
             any |= self.propose(entry);
         }
         if self.proposals_are_due(now.mono) {
@@ -212,6 +230,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     fn propose_gathered(&mut self, now: Now) -> bool {
         let batch = std::mem::take(&mut self.proposals);
+        self.guests.sealed(self.origin.node());
         self.urgent = false;
         self.proposals_since = None;
         let time = self.next_time(now);
@@ -322,7 +341,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 self.lead(entry.term, turn);
                 None
             }
-            Applied::Commands => self.ticket(entry.index),
+            Applied::Commands => {
+                if self.leads.is_some() {
+                    self.guests.applied(self.origin.node());
+                }
+                self.ticket(entry.index)
+            }
             Applied::Opened { node, life, origin } => {
                 if node == self.origin.node() {
                     let time = self.next_time(turn.now);
@@ -367,7 +391,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     fn lead(&mut self, term: Term, turn: &mut Turn<'_, M::Effect>) {
         if self.consensus.leads() == Some(term) {
             self.leads = Some(term);
-            self.with(turn, |machine, context| machine.lead(context));
+            self.guests = Guests::default();
+            let nodes = self.claimants();
+            self.with(turn, |machine, context| machine.lead(&nodes, context));
         }
     }
 
@@ -397,6 +423,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             return false;
         }
         self.leads = None;
+        self.guests = Guests::default();
         self.lapsed = false;
         self.proposals = Batch::default();
         self.proposals_since = None;
@@ -414,6 +441,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.touched || self.machine().deadline().is_some_and(due) {
             self.with(turn, |machine, context| machine.flush(context));
             self.touched = false;
+            if acts && self.leads.is_some() {
+                self.guests.flushed(self.proposals.is_empty());
+            }
         }
     }
 

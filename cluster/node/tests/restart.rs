@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use warren_cluster::{Error, Handle, Options, Sink, open};
 use warren_cluster_core::batch::{Batch, Outcome};
-use warren_cluster_core::ids::{Instant, Place, SegmentId, ShardId};
+use warren_cluster_core::ids::{Instant, NodeId, Place, SegmentId, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::machine::{
-    ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed,
+    ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed, NoDesk,
 };
 use warren_cluster_core::rows::{Committed, RowKey, Transaction, Version, Write};
 
@@ -46,6 +46,8 @@ impl Shelf {
 impl Machine for Shelf {
     type Input = ();
     type Effect = Vec<Bytes>;
+    type Desk = NoDesk;
+    const RECONCILES: bool = false;
 
     fn blank(&self) -> Self {
         Self::default()
@@ -73,7 +75,9 @@ impl Machine for Shelf {
         self.say(context);
     }
 
-    fn lead(&mut self, _context: &mut Context<'_, Vec<Bytes>>) {}
+    fn lead(&mut self, _nodes: &[NodeId], _context: &mut Context<'_, Vec<Bytes>>) {}
+
+    fn node_down(&mut self, _node: NodeId, _context: &mut Context<'_, Vec<Bytes>>) {}
 
     fn follow(&mut self, _context: &mut Context<'_, Vec<Bytes>>) {}
 

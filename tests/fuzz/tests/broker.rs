@@ -223,7 +223,7 @@ impl Rig {
             index: 0,
             now: Now::default(),
         };
-        rig.with(Shard::lead);
+        rig.with(|shard, context| shard.lead(&[], context));
         rig
     }
 

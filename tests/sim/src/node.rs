@@ -20,7 +20,7 @@ use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOpt
 use warren_broker_core::shard::effect::Effect;
 use warren_broker_core::shard::{Shard, ShardOptions, input};
 use warren_broker_core::topology::Topology;
-use warren_cluster_core::ids::{self, Instant, Now, ShardId};
+use warren_cluster_core::ids::{self, Instant, Now, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::{self, Figures, Lane};
 use warren_cluster_core::log::disk::Op;
@@ -248,7 +248,11 @@ impl Node {
                 effect => self.tell(addressee(&effect), Event::Shard(effect)),
             }
         }
-        outputs.roles.clear();
+        let roles = outputs.roles.drain(..);
+        let led: BTreeMap<_, _> = roles
+            .filter_map(|(shard, term)| Some((shard, term?)))
+            .collect();
+        self.take_roles(led);
         if outputs.stopped {
             self.life = Life::Stopped;
         }
@@ -257,6 +261,17 @@ impl Node {
         if self.life == Life::Opening {
             self.begin_definitions();
         }
+    }
+
+    /// Shards that the node leads from here on are told of all their queues before they act.
+    fn take_roles(&mut self, led: BTreeMap<ShardId, Term>) {
+        let shards = led.keys().copied().collect();
+        for (shard, input) in reconcile::lead(&self.topology, &shards) {
+            self.inputs.push_back(Input::Machine { shard, input });
+        }
+        let reconciled = led.into_iter();
+        self.inputs
+            .extend(reconciled.map(|(shard, term)| Input::Reconciled { shard, term }));
     }
 
     /// Queues are made in their shards before anyone sees that they are declared.

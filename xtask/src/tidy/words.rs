@@ -118,12 +118,12 @@ const BANS: &[Ban] = &[
         name: None,
         words: &[Word::CrateBut(
             "warren_cluster_core",
-            &["batch", "ids", "machine", "rows"],
+            &["batch", "ids", "machine", "parts", "rows"],
         )],
         within: &["broker/core/src/"],
         except: &[],
         tests: Tests::Included,
-        why: "the broker's core knows of cluster/core its batch, ids, machine and rows alone",
+        why: "the broker's core knows of cluster/core batch, ids, machine, parts and rows alone",
     },
     Ban {
         name: None,

@@ -197,6 +197,13 @@ impl Holders {
         self.queue_up(slot);
     }
 
+    /// The holder of `slot` had a message before, as its node says.
+    pub(crate) fn took(&mut self, slot: u32) {
+        if let Some(party) = self.party_mut(slot) {
+            party.held += 1;
+        }
+    }
+
     /// Whose turn it is, and whether messages are settled as it gets them. One that used its
     /// credit up otherwise (a `basic.get` of the same holder) loses its place.
     pub(crate) fn turn(&mut self) -> Option<(u32, bool)> {

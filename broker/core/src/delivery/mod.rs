@@ -12,6 +12,7 @@
 //! Reads the queue. What has to be replicated goes out as proposals; only an unlogged shard's
 //! queue, which has no log to wait for, is changed here at once.
 
+mod claims;
 mod closing;
 mod expiring;
 mod grips;
@@ -20,7 +21,7 @@ mod settling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use warren_cluster_core::ids::Time;
 use warren_cluster_core::machine::{Bodies, Context};
@@ -32,6 +33,7 @@ use crate::shard::command;
 use crate::shard::effect::{Delivered, Effect, Refusal, Reply};
 use crate::shard::input::Attach;
 
+pub(crate) use claims::sessions_between;
 pub(crate) use settling::holders_of;
 
 use closing::Purge;
@@ -63,6 +65,8 @@ pub(crate) struct Delivery {
     /// The first id that this leader has not looked at.
     cursor: u64,
     returned: BTreeSet<u64>,
+    /// What nodes claim to hold, until all have: first id to last id and the holder's slot.
+    claimed: BTreeMap<u64, (u64, u32)>,
     /// Grips that are held.
     held: u64,
     /// Grips that are leaving.

@@ -1,6 +1,7 @@
 //! Joins sessions and shards: what a session wants done, and the steps of every declaration.
 
 pub mod control;
+pub mod desk;
 pub mod operation;
 pub mod publish;
 pub mod reconcile;

@@ -6,6 +6,8 @@
 //! the first publish or consumer that can name it. Both commands may come again without harm:
 //! after a start all rows come as changes.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use warren_cluster_core::ids::ShardId;
 use warren_cluster_core::rows::{Change, Transaction};
@@ -13,6 +15,7 @@ use warren_cluster_core::rows::{Change, Transaction};
 use crate::definitions::{QueueRow, RowError, Store, Tombstone, kind};
 use crate::ids::QueueId;
 use crate::shard::input::{Input, QueueConfig};
+use crate::topology::Topology;
 
 /// The inputs that follow from rows of `store` that changed.
 ///
@@ -43,6 +46,32 @@ pub fn reconcile(store: Store, changes: &[Change]) -> Result<Vec<(ShardId, Input
         }
     }
     Ok(inputs)
+}
+
+/// The inputs for shards that this node leads from here on: every queue that there is, and every
+/// tombstone. What changes later comes through [`reconcile`].
+#[must_use]
+pub fn lead(topology: &Topology, shards: &BTreeSet<ShardId>) -> Vec<(ShardId, Input)> {
+    let queues = topology
+        .queues()
+        .filter(|queue| shards.contains(&queue.row.shard));
+    let creates = queues.map(|queue| {
+        let config = QueueConfig {
+            auto_delete: queue.row.auto_delete,
+            options: Bytes::new(),
+        };
+        let queue_id = queue.id();
+        let create = Input::Create {
+            queue: queue_id,
+            config,
+        };
+        (queue.row.shard, create)
+    });
+    let gone = topology
+        .tombstones()
+        .filter(|it| shards.contains(&it.shard));
+    let drops = gone.map(|it| (it.shard, Input::Drop { queue: it.queue }));
+    creates.chain(drops).collect()
 }
 
 /// The shard has dropped the queue: its tombstone is not needed any more.

@@ -4,6 +4,7 @@
 //! leader proposes as a command.
 
 use bytes::Bytes;
+use warren_cluster_core::ids::NodeId;
 
 use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
 
@@ -135,4 +136,26 @@ pub enum Input {
     SessionGone {
         session: SessionId,
     },
+    /// What the sessions of a node have and hold in this shard, for a leader that is new or was
+    /// out of its sight: the first thing that it hears of that node (rule 7). What an earlier
+    /// claim said, and this one does not, is gone.
+    Claim(Claim),
+}
+
+/// All that a node's sessions have and hold in a shard.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Claim {
+    pub node: NodeId,
+    pub seats: Vec<ClaimedSeat>,
+}
+
+/// A consumer, or somebody who holds messages of a queue without being one any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimedSeat {
+    pub queue: QueueId,
+    pub holder: Holder,
+    /// Its terms, with the window that is left, while it is a consumer.
+    pub consumer: Option<Attach>,
+    /// What it holds: runs of ids, both ends included, ascending.
+    pub held: Vec<(u64, u64)>,
 }

@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use warren_cluster_core::ids::{Instant, Time};
+use warren_cluster_core::ids::{Instant, NodeId, Time};
 use warren_cluster_core::machine::Context;
 
 use crate::delivery::{Delivery, RESERVE_AHEAD, Sessions, Terms};
 use crate::ids::{Holder, MessageId, QueueId, SessionId, Token};
 
 use super::Shard;
+use super::claims::Barrier;
 use super::command::{self, Create};
 use super::effect::{Effect, Refusal, Reply};
 use super::expiries::Expiries;
@@ -26,7 +27,10 @@ const WAITING_MAX: usize = 65_536;
 /// What the leader of a shard knows beside its queues.
 #[derive(Debug, Default)]
 pub(super) struct Leader {
-    leads: bool,
+    /// It acts: its barrier is passed.
+    pub(super) leads: bool,
+    /// Set from when consensus says so until all nodes have made their claims.
+    pub(super) barrier: Option<Barrier>,
     pub(super) sessions: Sessions,
     active: Vec<u32>,
     barriers: Vec<(SessionId, Token)>,
@@ -34,8 +38,8 @@ pub(super) struct Leader {
     creating: BTreeMap<QueueId, Vec<Input>>,
     /// Inputs whose queue is there now.
     unparked: Vec<Input>,
-    /// Inputs that came before this replica led.
-    waiting: VecDeque<Input>,
+    /// Inputs that came before this replica could act.
+    pub(super) waiting: VecDeque<Input>,
     pub(super) expiries: Expiries,
     /// When the first of `expiries` is due, by the clock that deadlines are told in.
     wake: Option<Instant>,
@@ -106,7 +110,7 @@ impl Input {
             | Self::Count { queue, .. } => Some(*queue),
             Self::Attach(attach) => Some(attach.queue),
             Self::Settle(settle) => Some(settle.queue),
-            Self::SettleBarrier { .. } | Self::SessionGone { .. } => None,
+            Self::SettleBarrier { .. } | Self::SessionGone { .. } | Self::Claim(_) => None,
         }
     }
 
@@ -121,8 +125,7 @@ impl Input {
 }
 
 impl Shard {
-    pub(super) fn begin_to_lead(&mut self, context: &mut Context<'_, Effect>) {
-        self.leader.leads = true;
+    pub(super) fn begin_to_lead(&mut self, nodes: &[NodeId], context: &mut Context<'_, Effect>) {
         for slot in self.slots.iter_mut() {
             // Nobody can have delivered what was not there yet.
             slot.suspect = slot.queue.reserved.min(slot.queue.next);
@@ -136,9 +139,7 @@ impl Shard {
                 context.effects.push(Effect::Unused { queue });
             }
         }
-        for input in std::mem::take(&mut self.leader.waiting) {
-            self.take_input(input, context);
-        }
+        self.raise_barrier(nodes, context);
     }
 
     pub(super) fn cease_to_lead(&mut self) {
@@ -149,6 +150,12 @@ impl Shard {
     }
 
     pub(super) fn take_input(&mut self, input: Input, context: &mut Context<'_, Effect>) {
+        if let Input::Claim(claim) = input {
+            if self.leader.leads || self.leader.barrier.is_some() {
+                self.take_claim(claim, context);
+            }
+            return;
+        }
         if !self.leader.leads {
             if self.leader.waiting.len() < WAITING_MAX {
                 self.leader.waiting.push_back(input);
@@ -299,6 +306,7 @@ impl Shard {
                 }
             }
             Input::SessionGone { session } => self.session_gone(session, context),
+            Input::Claim(claim) => self.take_claim(claim, context),
         }
     }
 
@@ -455,7 +463,7 @@ impl Shard {
         }
     }
 
-    fn session_gone(&mut self, session: SessionId, context: &mut Context<'_, Effect>) {
+    pub(super) fn session_gone(&mut self, session: SessionId, context: &mut Context<'_, Effect>) {
         for (queue, holder) in crate::delivery::holders_of(&self.leader.sessions, session) {
             self.holder_gone(queue, holder, context);
         }

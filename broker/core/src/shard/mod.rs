@@ -8,6 +8,7 @@
 
 mod apply;
 mod checkpoint;
+mod claims;
 pub mod command;
 pub mod effect;
 mod expiries;
@@ -22,15 +23,17 @@ pub(crate) mod runs;
 mod slots;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use warren_cluster_core::ids::{Instant, Place};
+use warren_cluster_core::ids::{Instant, NodeId, Place};
 use warren_cluster_core::machine::{
     ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed,
 };
 
+use crate::dispatch::desk::Desk;
 use crate::ids::QueueId;
 
 use checkpoint::Saving;
@@ -78,6 +81,8 @@ impl Shard {
 impl Machine for Shard {
     type Input = Input;
     type Effect = Effect;
+    type Desk = Desk;
+    const RECONCILES: bool = true;
 
     fn blank(&self) -> Self {
         Self::new(self.options)
@@ -96,8 +101,12 @@ impl Machine for Shard {
         self.take_input(input, context);
     }
 
-    fn lead(&mut self, context: &mut Context<'_, Effect>) {
-        self.begin_to_lead(context);
+    fn lead(&mut self, nodes: &[NodeId], context: &mut Context<'_, Effect>) {
+        self.begin_to_lead(nodes, context);
+    }
+
+    fn node_down(&mut self, node: NodeId, context: &mut Context<'_, Effect>) {
+        self.rule_out(node, context);
     }
 
     fn follow(&mut self, _context: &mut Context<'_, Effect>) {

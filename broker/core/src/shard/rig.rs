@@ -105,7 +105,7 @@ impl Rig {
             },
             proposals: Batch::default(),
         };
-        rig.with(|shard, context| shard.lead(context));
+        rig.with(|shard, context| shard.lead(&[], context));
         rig
     }
 
@@ -254,7 +254,7 @@ impl Rig {
         self.log.truncate(until);
         assert!(self.effects.is_empty(), "only a leader has effects");
         assert!(self.proposals.is_empty(), "only a leader proposes");
-        self.with(|shard, context| shard.lead(context));
+        self.with(|shard, context| shard.lead(&[], context));
     }
 
     pub(crate) fn dump(&self) -> Vec<u8> {

@@ -67,7 +67,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         };
         self.touched.insert(shard);
-        let mut turn = self.store.turn(shard, now, &mut outputs.effects);
+        let effects = if shard.is_unlogged() {
+            &mut outputs.effects
+        } else {
+            &mut self.emitted[at]
+        };
+        let mut turn = self.store.turn(shard, now, effects);
         self.queues[at].resume(key, &mut turn);
         self.answer_bodies(shard);
     }

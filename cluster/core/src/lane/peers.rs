@@ -6,9 +6,27 @@ use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
 use crate::consensus::{MemberChange, Members, TICK_MILLIS};
 use crate::ids::{Index, Instant, NodeId, Now, ReplicaId, ShardId, Term};
 use crate::inbox::Outputs;
-use crate::link::{self, Parcel};
+use crate::link::{self, Dealing, Parcel};
 use crate::machine::Machine;
 use crate::replica::Replica;
+use crate::rows::Version;
+
+/// A node that there is no way to for so long is ruled out: longer than any lease can last, so
+/// that no leader acts on what it still thinks (rule 8).
+const RULE_OUT_MILLIS: u64 = 2_000;
+/// How long a batch may wait for definitions that this node does not have, and how many bytes of
+/// such.
+const STALLED_MILLIS_MAX: u64 = 1_000;
+const STALLED_BYTES_MAX: usize = 64 << 20;
+
+/// A batch of another node that is about definitions newer than this node's.
+pub(super) struct Stalled {
+    from: NodeId,
+    shard: ShardId,
+    known: Version,
+    entry: Bytes,
+    until: Instant,
+}
 
 /// A shard as this node knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,38 +100,136 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
             parcel => parcel,
         };
-        let room = self.course == super::Course::Running && self.store.log.room_for_publishes();
-        let mail = &mut self.store.mail;
+        if let Parcel::Propose { known, entry } = &parcel
+            && (*known > self.store.known || !self.stalled.is_empty() || !self.acts(shard))
+        {
+            let bytes: usize = self.stalled.iter().map(|it| it.entry.len()).sum();
+            // What finds no room is sent again.
+            if bytes <= STALLED_BYTES_MAX {
+                self.stalled.push_back(Stalled {
+                    from,
+                    shard,
+                    known: *known,
+                    entry: entry.clone(),
+                    until: now.mono.plus_millis(STALLED_MILLIS_MAX),
+                });
+            }
+            return;
+        }
+        let room = self.has_room();
+        self.hand_over(from, shard, parcel, room, now, outputs);
+    }
+
+    fn hand_over(
+        &mut self,
+        from: NodeId,
+        shard: ShardId,
+        parcel: Parcel,
+        room: bool,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) {
         if let Some(at) = rows_at(shard) {
             let mut settled = Vec::new();
+            let mail = &mut self.store.mail;
             self.rows[at].receive(from, parcel, now, room, mail, &mut settled);
             for (ticket, outcome) in settled {
                 let committed = committed_of(self.rows[at].machine_mut(), outcome);
                 outputs.committed.push((ticket, committed));
             }
         } else if let Some(at) = queue_at(shard, self.options.shards) {
-            let settled = &mut outputs.done;
-            self.queues[at].receive(from, parcel, now, room, mail, settled);
+            if let Parcel::Dealing { term, dealing } = parcel {
+                self.deal(at, from, (term, dealing), now, outputs);
+            } else {
+                let (settled, mail) = (&mut outputs.done, &mut self.store.mail);
+                self.queues[at].receive(from, parcel, now, room, mail, settled);
+            }
         } else {
             return;
         }
         self.touched.insert(shard);
     }
 
-    /// Ticks the replicas that have peers.
-    pub(super) fn tick(&mut self, now: Instant) {
-        if self.next_tick.is_some_and(|tick| now < tick) {
+    fn deal(
+        &mut self,
+        at: usize,
+        from: NodeId,
+        dealing: (Term, Dealing),
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) {
+        let replica = &mut self.queues[at];
+        let mut turn = self.store.turn(replica.shard(), now, &mut self.emitted[at]);
+        let known = turn.known;
+        let effects = &mut outputs.effects;
+        if let Err(malformed) = replica.take_dealing(from, dealing, known, effects, &mut turn) {
+            outputs.foreign.push((from, malformed));
+        }
+    }
+
+    /// Batches whose definitions are known by now, in the order in which they came.
+    pub(super) fn take_stalled(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
+        let known = self.store.known;
+        loop {
+            let first = self.stalled.front();
+            let acts = first.is_some_and(|it| it.known <= known && self.acts(it.shard));
+            let due = |it: &mut Stalled| acts || it.until <= now.mono;
+            let Some(stalled) = self.stalled.pop_front_if(due) else {
+                return;
+            };
+            let Stalled {
+                from, shard, entry, ..
+            } = stalled;
+            let late = !acts;
+            let known = stalled.known;
+            // Without them it is refused: its sender asks again with what it knows by then.
+            let room = !late && self.has_room();
+            self.hand_over(
+                from,
+                shard,
+                Parcel::Propose { known, entry },
+                room,
+                now,
+                outputs,
+            );
+        }
+    }
+
+    /// Whether the shard's leader, if it is here, acts.
+    fn acts(&self, shard: ShardId) -> bool {
+        let at = queue_at(shard, self.options.shards);
+        at.is_none_or(|at| self.queues[at].leads().is_none() || self.queues[at].acts())
+    }
+
+    fn has_room(&self) -> bool {
+        self.course == super::Course::Running && self.store.log.room_for_publishes()
+    }
+
+    /// Ticks the replicas that have peers, and rules out nodes that are gone for long.
+    pub(super) fn tick(&mut self, now: Now) {
+        let born = *self.born.get_or_insert(now.mono);
+        if self.next_tick.is_some_and(|tick| now.mono < tick) {
             return;
         }
         let mut any = false;
-        for replica in &mut self.queues {
-            any |= tick(replica, now, &mut self.touched);
-        }
         for replica in &mut self.rows {
-            any |= tick(replica, now, &mut self.touched);
+            any |= tick(replica, now.mono, &mut self.touched);
+        }
+        let (nodes, seen) = (&self.nodes, &self.seen);
+        let is_gone = |node: NodeId| {
+            let since = seen.get(&node).copied().unwrap_or(born);
+            !nodes.contains(&node) && since.plus_millis(RULE_OUT_MILLIS) <= now.mono
+        };
+        for (replica, emitted) in self.queues.iter_mut().zip(&mut self.emitted) {
+            any |= tick(replica, now.mono, &mut self.touched) || replica.waits_for_nodes();
+            let mut turn = self.store.turn(replica.shard(), now, emitted);
+            if replica.rule_out(is_gone, &mut turn) {
+                self.touched.insert(replica.shard());
+            }
+            replica.resend(None, &mut self.store.mail, now.mono);
         }
         self.next_tick = Some(if any {
-            now.plus_millis(TICK_MILLIS)
+            now.mono.plus_millis(TICK_MILLIS)
         } else {
             NEVER
         });
@@ -133,11 +249,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
     }
 
-    pub(super) fn connected(&mut self, node: NodeId) {
+    pub(super) fn connected(&mut self, node: NodeId, now: Instant) {
         self.nodes.insert(node);
+        self.seen.remove(&node);
         let mail = &mut self.store.mail;
         for replica in &mut self.queues {
             replica.connected(node, mail);
+            replica.resend(Some(node), mail, now);
             self.touched.insert(replica.shard());
         }
         for replica in &mut self.rows {
@@ -146,8 +264,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
     }
 
-    pub(super) fn disconnected(&mut self, node: NodeId) {
-        self.nodes.remove(&node);
+    pub(super) fn disconnected(&mut self, node: NodeId, now: Instant) {
+        if self.nodes.remove(&node) {
+            self.seen.insert(node, now);
+        }
         self.queues.iter_mut().for_each(|it| it.disconnected(node));
         self.rows.iter_mut().for_each(|it| it.disconnected(node));
     }

@@ -91,13 +91,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let mut touched: BTreeSet<_> = queues.iter().map(Replica::shard).collect();
         touched.extend(rows.iter().map(Replica::shard));
         Ok(Self {
-            queues,
             rows,
             store: Store::new(log),
             touched,
             deadlines: BTreeMap::new(),
             next_tick: None,
             nodes: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            born: None,
+            emitted: queues.iter().map(|_| Vec::new()).collect(),
+            queues,
+            stalled: VecDeque::new(),
             sending: BTreeMap::new(),
             installing: None,
             course: Course::Running,

@@ -29,12 +29,12 @@ pub(super) fn run<M: Machine, T: Copy>(
     let before = replica.leads();
     let mut more = true;
     for _ in 0..ROUNDS_MAX {
-        replica.pump(now, &mut store.mail);
+        replica.pump(now, store.known, &mut store.mail);
         drain(replica, store, now, out)?;
         let mut turn = store.turn(replica.shard(), now, out.effects);
         replica.follow_if_lost(&mut turn);
         replica.flush(&mut turn);
-        more = replica.pump(now, &mut store.mail);
+        more = replica.pump(now, store.known, &mut store.mail);
         if !more {
             break;
         }

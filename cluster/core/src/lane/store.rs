@@ -10,11 +10,14 @@ use crate::log::disk::Op;
 use crate::log::{HardState, Log, Position};
 use crate::machine::CheckpointWriter;
 use crate::replica::Turn;
+use crate::rows::Version;
 
 pub(super) struct Store {
     pub(super) log: Log,
     /// What goes to other nodes at the end of the step.
     pub(super) mail: Mail,
+    /// The definitions that were told of before this step: what follows from them has been asked.
+    pub(super) known: Version,
     /// Readies that count as persisted when the log is, up to the position; in its order.
     awaited: VecDeque<Awaited>,
 }
@@ -31,6 +34,7 @@ impl Store {
         Self {
             log,
             mail: Mail::default(),
+            known: Version(0),
             awaited: VecDeque::new(),
         }
     }
@@ -48,6 +52,7 @@ impl Store {
             bodies,
             effects,
             mail: &mut self.mail,
+            known: self.known,
             checkpoint: writer.map(|writer| writer as &mut dyn CheckpointWriter),
         }
     }

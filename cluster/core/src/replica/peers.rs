@@ -8,6 +8,7 @@ use crate::consensus::{Consensus, Error, Hard, Members, Message, Start};
 use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Seq, Term};
 use crate::link::{Mail, Parcel};
 use crate::machine::Machine;
+use crate::rows::Version;
 
 /// Bytes of this node's stream that may be on their way to another node.
 const WINDOW_BYTES: usize = 8 << 20;
@@ -89,6 +90,18 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         self.appended.push_back(Appended { index, term, place });
     }
 
+    /// All inputs that follow from rows have been asked in this term.
+    pub(crate) fn reconciled(&mut self, term: Term) {
+        self.reconciled = Some(term);
+    }
+
+    /// Whether the leader here knows of all queues that this node knows of.
+    pub(crate) fn acts(&self) -> bool {
+        !M::RECONCILES
+            || self.shard().is_unlogged()
+            || (self.leads.is_some() && self.reconciled == self.leads)
+    }
+
     /// Who leads, and in which term, from what this replica knows and what it was told.
     pub(crate) fn leader(&self) -> Option<(Term, NodeId)> {
         if let Some(term) = self.consensus.leads() {
@@ -111,12 +124,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
-    pub(super) fn stream(&mut self, now: Now, mail: &mut Mail) {
+    pub(super) fn stream(&mut self, now: Now, known: Version, mail: &mut Mail) {
         let Some((_, node)) = self.leader() else {
             return;
         };
         while let Some(entry) = self.origin.next_entry(now, WINDOW_BYTES) {
-            mail.send(node, self.shard(), &Parcel::Propose(entry));
+            mail.send(node, self.shard(), &Parcel::Propose { known, entry });
         }
     }
 
@@ -159,7 +172,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     ) {
         match parcel {
             Parcel::Raft(message) => self.step(from, message, now.mono),
-            Parcel::Propose(entry) => self.propose_of(from, entry, now, has_room, mail),
+            Parcel::Propose { entry, .. } => self.propose_of(from, entry, now, has_room, mail),
             Parcel::Opened { origin, life } => {
                 let time = self.next_time(now);
                 self.origin.opened(origin, life, time);
@@ -175,7 +188,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 settled.extend(refused.map(|ticket| (ticket, Outcome::Refused)));
             }
             // The lane's own business.
-            Parcel::Transfer(_) => {}
+            Parcel::Transfer(_) | Parcel::Dealing { .. } => {}
             Parcel::Leader { node, term } => self.told = self.told.max(Some((term, node))),
         }
     }

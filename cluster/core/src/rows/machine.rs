@@ -11,8 +11,10 @@ use imbl::OrdMap;
 
 use super::codec::{self, Reader, VERSION};
 use super::{Change, Committed, Precondition, Row, RowKey, Transaction, Version, Write};
-use crate::ids::{Instant, Place};
-use crate::machine::{ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed};
+use crate::ids::{Instant, NodeId, Place};
+use crate::machine::{
+    ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed, NoDesk,
+};
 
 /// Bytes of rows that one chunk of a checkpoint aims at.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -151,6 +153,8 @@ impl Machine for Rows {
     type Input = Infallible;
     /// Every replica emits its changes: each node derives its view from its own copy.
     type Effect = Change;
+    type Desk = NoDesk;
+    const RECONCILES: bool = false;
 
     fn blank(&self) -> Self {
         Self::default()
@@ -171,7 +175,9 @@ impl Machine for Rows {
         match input {}
     }
 
-    fn lead(&mut self, _context: &mut Context<'_, Change>) {}
+    fn lead(&mut self, _nodes: &[NodeId], _context: &mut Context<'_, Change>) {}
+
+    fn node_down(&mut self, _node: NodeId, _context: &mut Context<'_, Change>) {}
 
     fn follow(&mut self, _context: &mut Context<'_, Change>) {}
 

@@ -185,7 +185,7 @@ impl World {
             };
             let mut effects = Vec::new();
             replica.step(world.now, &mut effects, |shard, context, _| {
-                shard.lead(context);
+                shard.lead(&[], context);
             });
             world.shards.insert(id, replica);
         }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::batch::Batch;
-use crate::ids::{Instant, Place};
+use crate::ids::{Instant, NodeId, Place};
 use crate::machine::{ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed};
 
 const PUT: u8 = 1;
@@ -98,6 +98,8 @@ fn malformed(cause: &'static str) -> Malformed {
 impl Machine for Double {
     type Input = Ask;
     type Effect = Told;
+    type Desk = crate::machine::NoDesk;
+    const RECONCILES: bool = false;
 
     fn blank(&self) -> Self {
         Self::default()
@@ -158,7 +160,9 @@ impl Machine for Double {
         }
     }
 
-    fn lead(&mut self, _context: &mut Context<'_, Told>) {
+    fn node_down(&mut self, _node: NodeId, _context: &mut Context<'_, Told>) {}
+
+    fn lead(&mut self, _nodes: &[NodeId], _context: &mut Context<'_, Told>) {
         self.leads = true;
     }
 

@@ -1,0 +1,579 @@
+//! What this node's sessions have and hold in one shard: consumers, messages, questions.
+//!
+//! Kept where inputs leave and effects arrive, not in the sessions, so that a new leader gets one
+//! atomic answer (rule 7).
+//!
+//! Always holds:
+//! - a message is held by the seat that it was delivered to until its session settles it;
+//! - an acknowledgement stays here until the leader says that the log has it;
+//! - a question stays here until it is answered.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use warren_cluster_core::ids::{NodeId, Seq};
+use warren_cluster_core::machine::{self, Malformed};
+use warren_cluster_core::parts::Parts;
+
+use crate::ids::{Holder, QueueId, SessionId, Token};
+use crate::shard::effect::{Delivered, Effect};
+use crate::shard::input::{Attach, Claim, ClaimedSeat, Input, Settle, Verdict};
+use crate::shard::wire;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Desk {
+    /// By session first, so that one's are found when it goes.
+    seats: BTreeMap<(SessionId, QueueId, u32), Seat>,
+    unpaid: VecDeque<(Seq, Settle)>,
+    /// In the order in which they were asked.
+    questions: BTreeMap<u64, Input>,
+    /// Where the question of a session with this token is.
+    asked: BTreeMap<(SessionId, Token), u64>,
+    next_question: u64,
+    /// What settles itself as it is delivered is settled from here, where it is known to have
+    /// arrived, and not by the leader, as it hands it out.
+    careful: bool,
+}
+
+/// A consumer, or somebody who holds messages.
+#[derive(Debug, Default)]
+struct Seat {
+    /// Its terms while it is a consumer, as its session gave them; with the window that is left.
+    consumer: Option<Attach>,
+    /// Runs of ids, first to last.
+    held: BTreeMap<u64, u64>,
+}
+
+impl Seat {
+    fn hold(&mut self, id: u64) {
+        match self.held.last_entry() {
+            Some(mut last) if *last.get() + 1 == id => *last.get_mut() = id,
+            _ => drop(self.held.insert(id, id)),
+        }
+    }
+
+    /// Lets go of a run, whatever of it is held.
+    fn release(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        let touched: Vec<(u64, u64)> = self
+            .held
+            .range(..=last)
+            .rev()
+            .take_while(|(_, end)| **end >= first)
+            .map(|(start, end)| (*start, *end))
+            .collect();
+        for (start, end) in touched {
+            self.held.remove(&start);
+            if start < first {
+                self.held.insert(start, first - 1);
+            }
+            if end > last {
+                self.held.insert(last + 1, end);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.consumer.is_none() && self.held.is_empty()
+    }
+}
+
+fn key(queue: QueueId, holder: Holder) -> (SessionId, QueueId, u32) {
+    (holder.session, queue, holder.number)
+}
+
+/// How a consumer's terms go to the leader.
+fn outward(attach: &Attach, careful: bool) -> Attach {
+    let mut attach = attach.clone();
+    if careful && attach.auto_ack {
+        attach.auto_ack = false;
+        attach.prefetch = 0;
+    }
+    attach
+}
+
+impl Desk {
+    fn ask(&mut self, session: SessionId, token: Token, input: &Input) {
+        let number = self.next_question;
+        self.next_question += 1;
+        if let Some(before) = self.asked.insert((session, token), number) {
+            self.questions.remove(&before);
+        }
+        self.questions.insert(number, input.clone());
+    }
+
+    fn answered(&mut self, session: SessionId, token: Token) -> Option<Input> {
+        let number = self.asked.remove(&(session, token))?;
+        self.questions.remove(&number)
+    }
+
+    fn settle(&mut self, seq: Seq, settle: &Settle) {
+        let key = key(settle.queue, settle.holder);
+        if let Some(seat) = self.seats.get_mut(&key) {
+            seat.release(settle.first.0, settle.last.0);
+            if seat.is_idle() {
+                self.seats.remove(&key);
+            }
+        }
+        if !matches!(settle.verdict, Verdict::Requeue { .. }) {
+            self.unpaid.push_back((seq, *settle));
+        }
+    }
+
+    fn session_gone(&mut self, session: SessionId) {
+        let from = (session, QueueId(0), 0);
+        let to = (session, QueueId(u64::MAX), u32::MAX);
+        let gone: Vec<_> = self.seats.range(from..=to).map(|(key, _)| *key).collect();
+        gone.iter().for_each(|key| drop(self.seats.remove(key)));
+        let range = (session, Token(0))..=(session, Token(u64::MAX));
+        let asked: Vec<_> = self
+            .asked
+            .range(range)
+            .map(|(key, at)| (*key, *at))
+            .collect();
+        for (key, number) in asked {
+            self.asked.remove(&key);
+            self.questions.remove(&number);
+        }
+    }
+
+    fn delivered(
+        &mut self,
+        (queue, holder): (QueueId, Holder),
+        messages: &[Delivered],
+        inputs: &mut Vec<Input>,
+    ) -> bool {
+        let Some(seat) = self.seats.get_mut(&key(queue, holder)) else {
+            return false;
+        };
+        let Some(consumer) = &mut seat.consumer else {
+            return false;
+        };
+        let bytes: u64 = messages.iter().map(|it| it.message.len() as u64).sum();
+        let window = &mut consumer.window;
+        window.messages = window.messages.saturating_sub(messages.len() as u32);
+        window.bytes = window.bytes.saturating_sub(bytes);
+        let auto_ack = consumer.auto_ack;
+        if auto_ack && !self.careful {
+            return true;
+        }
+        messages.iter().for_each(|message| seat.hold(message.id.0));
+        if auto_ack {
+            settle_all(messages, queue, holder, inputs);
+        }
+        true
+    }
+
+    fn got(
+        &mut self,
+        session: SessionId,
+        token: Token,
+        message: Option<&Delivered>,
+        inputs: &mut Vec<Input>,
+    ) -> bool {
+        let Some(Input::Get {
+            queue,
+            holder,
+            auto_ack,
+            ..
+        }) = self.answered(session, token)
+        else {
+            return false;
+        };
+        let settled = auto_ack && !self.careful;
+        if let Some(message) = message.filter(|_| !settled) {
+            self.seats
+                .entry(key(queue, holder))
+                .or_default()
+                .hold(message.id.0);
+            if auto_ack {
+                settle_all(std::slice::from_ref(message), queue, holder, inputs);
+            }
+        }
+        true
+    }
+
+    fn attached(&mut self, session: SessionId, token: Token) -> bool {
+        let Some(Input::Attach(attach)) = self.answered(session, token) else {
+            return false;
+        };
+        let key = key(attach.queue, attach.holder);
+        self.seats.entry(key).or_default().consumer = Some(attach);
+        true
+    }
+
+    fn detached(&mut self, session: SessionId, token: Token) -> bool {
+        let Some(Input::Detach { queue, holder, .. }) = self.answered(session, token) else {
+            return false;
+        };
+        self.stop(queue, holder);
+        true
+    }
+
+    /// The consumer is none any more; what it holds it keeps.
+    fn stop(&mut self, queue: QueueId, holder: Holder) {
+        let key = key(queue, holder);
+        if let Some(seat) = self.seats.get_mut(&key) {
+            seat.consumer = None;
+            if seat.is_idle() {
+                self.seats.remove(&key);
+            }
+        }
+    }
+}
+
+/// Acknowledges messages as they arrive.
+fn settle_all(messages: &[Delivered], queue: QueueId, holder: Holder, inputs: &mut Vec<Input>) {
+    let mut runs: Vec<Settle> = Vec::new();
+    for message in messages {
+        match runs.last_mut() {
+            Some(run) if run.last.0 + 1 == message.id.0 => run.last = message.id,
+            _ => runs.push(Settle {
+                queue,
+                holder,
+                first: message.id,
+                last: message.id,
+                verdict: Verdict::Ack,
+            }),
+        }
+    }
+    inputs.extend(runs.into_iter().map(Input::Settle));
+}
+
+impl machine::Desk<Input, Effect> for Desk {
+    fn is_of_session(input: &Input) -> bool {
+        !matches!(input, Input::Create { .. } | Input::Drop { .. })
+    }
+
+    fn send(&mut self, seq: Seq, input: Input) -> Input {
+        match &input {
+            Input::Create { .. } | Input::Drop { .. } | Input::Claim(_) => {}
+            Input::Attach(attach) => {
+                self.ask(attach.holder.session, attach.token, &input);
+                return Input::Attach(outward(attach, self.careful));
+            }
+            Input::Detach { holder, token, .. } => self.ask(holder.session, *token, &input),
+            Input::Get {
+                queue,
+                holder,
+                auto_ack,
+                token,
+            } => {
+                self.ask(holder.session, *token, &input);
+                return Input::Get {
+                    queue: *queue,
+                    holder: *holder,
+                    auto_ack: *auto_ack && !self.careful,
+                    token: *token,
+                };
+            }
+            Input::Close { asker, token, .. }
+            | Input::Purge { asker, token, .. }
+            | Input::Count { asker, token, .. } => self.ask(*asker, *token, &input),
+            Input::SettleBarrier { session, token } => self.ask(*session, *token, &input),
+            Input::Gone { queue, holder } => drop(self.seats.remove(&key(*queue, *holder))),
+            Input::SessionGone { session } => self.session_gone(*session),
+            Input::Credit {
+                queue,
+                holder,
+                messages,
+                bytes,
+            } => {
+                let seat = self.seats.get_mut(&key(*queue, *holder));
+                if let Some(attach) = seat.and_then(|seat| seat.consumer.as_mut()) {
+                    let window = &mut attach.window;
+                    window.messages = window.messages.saturating_add(*messages);
+                    window.bytes = window.bytes.saturating_add(*bytes);
+                }
+            }
+            Input::Settle(settle) => self.settle(seq, settle),
+        }
+        input
+    }
+
+    fn receive(&mut self, effect: &Effect, inputs: &mut Vec<Input>) -> bool {
+        match effect {
+            Effect::Deliver {
+                session,
+                number,
+                queue,
+                messages,
+            } => {
+                let (session, number) = (*session, *number);
+                let holder = Holder { session, number };
+                self.delivered((*queue, holder), messages, inputs)
+            }
+            Effect::Got {
+                session,
+                token,
+                message,
+                ..
+            } => self.got(*session, *token, message.as_ref(), inputs),
+            Effect::Attached { session, token } => self.attached(*session, *token),
+            Effect::Detached { session, token } => self.detached(*session, *token),
+            Effect::Refused { session, token, .. } | Effect::Settled { session, token } => {
+                self.answered(*session, *token).is_some()
+            }
+            Effect::Reply { asker, token, .. } => self.answered(*asker, *token).is_some(),
+            Effect::Cancelled {
+                session,
+                number,
+                queue,
+            } => {
+                let (session, number) = (*session, *number);
+                let holder = Holder { session, number };
+                let known = self.seats.contains_key(&key(*queue, holder));
+                self.seats.remove(&key(*queue, holder));
+                known
+            }
+            Effect::Unused { .. } | Effect::Dropped { .. } => true,
+        }
+    }
+
+    fn paid(&mut self, seq: Seq) {
+        while self.unpaid.front().is_some_and(|(of, _)| *of <= seq) {
+            self.unpaid.pop_front();
+        }
+    }
+
+    fn claim(&mut self, node: NodeId, careful: bool) -> Option<Input> {
+        self.careful = careful;
+        let seats = self
+            .seats
+            .iter()
+            .map(|(&(session, queue, number), seat)| ClaimedSeat {
+                queue,
+                holder: Holder { session, number },
+                consumer: seat
+                    .consumer
+                    .as_ref()
+                    .map(|attach| outward(attach, careful)),
+                held: seat
+                    .held
+                    .iter()
+                    .map(|(first, last)| (*first, *last))
+                    .collect(),
+            });
+        Some(Input::Claim(Claim {
+            node,
+            seats: seats.collect(),
+        }))
+    }
+
+    fn take_unsettled(&mut self) -> Vec<Input> {
+        let unpaid = std::mem::take(&mut self.unpaid).into_iter();
+        let mut all: Vec<_> = unpaid.map(|(_, settle)| Input::Settle(settle)).collect();
+        self.asked.clear();
+        all.extend(std::mem::take(&mut self.questions).into_values());
+        all
+    }
+
+    fn node_of(effect: &Effect) -> Option<NodeId> {
+        match effect {
+            Effect::Deliver { session, .. }
+            | Effect::Got { session, .. }
+            | Effect::Attached { session, .. }
+            | Effect::Refused { session, .. }
+            | Effect::Detached { session, .. }
+            | Effect::Cancelled { session, .. }
+            | Effect::Settled { session, .. }
+            | Effect::Reply { asker: session, .. } => Some(session.node()),
+            Effect::Unused { .. } | Effect::Dropped { .. } => None,
+        }
+    }
+
+    fn encode_input(input: &Input, out: &mut Parts) {
+        wire::encode_input(input, out);
+    }
+
+    fn encode_effect(effect: &Effect, out: &mut Parts) {
+        wire::encode_effect(effect, out);
+    }
+
+    fn decode_input(bytes: &Bytes) -> Result<Input, Malformed> {
+        wire::decode_input(bytes)
+    }
+
+    fn decode_effect(bytes: &Bytes) -> Result<Effect, Malformed> {
+        wire::decode_effect(bytes)
+    }
+}
+
+#[cfg(test)]
+impl Desk {
+    fn is_idle(&self) -> bool {
+        self.seats.is_empty() && self.unpaid.is_empty() && self.questions.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use warren_cluster_core::machine::Desk as _;
+
+    use super::*;
+    use crate::ids::MessageId;
+    use crate::shard::input::Window;
+
+    const QUEUE: QueueId = QueueId(7);
+    const HOLDER: Holder = Holder {
+        session: SessionId(2 << 48 | 1),
+        number: 4,
+    };
+    const NODE: NodeId = NodeId(2);
+
+    fn attach(auto_ack: bool, token: u64) -> Attach {
+        Attach {
+            holder: HOLDER,
+            queue: QUEUE,
+            auto_ack,
+            exclusive: false,
+            priority: 0,
+            prefetch: 9,
+            window: Window {
+                messages: 100,
+                bytes: 1000,
+            },
+            token: Token(token),
+        }
+    }
+
+    fn deliver(ids: std::ops::RangeInclusive<u64>) -> Effect {
+        let message = |id| Delivered {
+            id: MessageId(id),
+            redelivered: false,
+            delivery_count: 0,
+            message: Bytes::from_static(b"0123456789"),
+        };
+        Effect::Deliver {
+            session: HOLDER.session,
+            number: HOLDER.number,
+            queue: QUEUE,
+            messages: ids.map(message).collect(),
+        }
+    }
+
+    fn settle(first: u64, last: u64, verdict: Verdict) -> Settle {
+        Settle {
+            queue: QUEUE,
+            holder: HOLDER,
+            first: MessageId(first),
+            last: MessageId(last),
+            verdict,
+        }
+    }
+
+    fn attached(auto_ack: bool, careful: bool) -> (Desk, Input) {
+        let mut desk = Desk::default();
+        desk.claim(NODE, careful);
+        let sent = desk.send(Seq(1), Input::Attach(attach(auto_ack, 1)));
+        let answer = Effect::Attached {
+            session: HOLDER.session,
+            token: Token(1),
+        };
+        assert!(desk.receive(&answer, &mut Vec::new()));
+        assert!(!desk.receive(&answer, &mut Vec::new()), "answered once");
+        (desk, sent)
+    }
+
+    fn held(desk: &mut Desk) -> Vec<(u64, u64)> {
+        let Some(Input::Claim(claim)) = desk.claim(NODE, true) else {
+            panic!("a claim");
+        };
+        claim.seats.into_iter().flat_map(|seat| seat.held).collect()
+    }
+
+    #[test]
+    fn a_claim_tells_what_is_held_and_the_window_that_is_left() {
+        let (mut desk, _) = attached(false, true);
+        let mut inputs = Vec::new();
+        assert!(desk.receive(&deliver(1..=5), &mut inputs));
+        assert!(desk.receive(&deliver(9..=9), &mut inputs));
+        assert!(inputs.is_empty());
+        desk.send(Seq(2), Input::Settle(settle(2, 3, Verdict::Ack)));
+        let requeue = settle(9, 9, Verdict::Requeue { failed: true });
+        desk.send(Seq(3), Input::Settle(requeue));
+        assert_eq!(held(&mut desk), [(1, 1), (4, 5)]);
+        let Some(Input::Claim(claim)) = desk.claim(NODE, true) else {
+            panic!("a claim");
+        };
+        let window = claim.seats[0].consumer.as_ref().map(|it| it.window);
+        let left = Window {
+            messages: 94,
+            bytes: 940,
+        };
+        assert_eq!(window, Some(left));
+        let again = [Input::Settle(settle(2, 3, Verdict::Ack))];
+        assert_eq!(desk.take_unsettled(), again, "the log may not have it");
+    }
+
+    #[test]
+    fn what_is_paid_is_not_sent_again() {
+        let (mut desk, _) = attached(false, true);
+        desk.receive(&deliver(1..=2), &mut Vec::new());
+        desk.send(Seq(2), Input::Settle(settle(1, 1, Verdict::Ack)));
+        desk.send(Seq(3), Input::Settle(settle(2, 2, Verdict::Reject)));
+        desk.paid(Seq(2));
+        let again = [Input::Settle(settle(2, 2, Verdict::Reject))];
+        assert_eq!(desk.take_unsettled(), again);
+        assert_eq!(desk.take_unsettled(), []);
+    }
+
+    #[test]
+    fn what_settles_itself_is_settled_from_here_when_it_arrives() {
+        let (mut desk, sent) = attached(true, true);
+        let Input::Attach(sent) = sent else {
+            panic!("an attach");
+        };
+        assert!(!sent.auto_ack);
+        assert_eq!(sent.prefetch, 0);
+        let mut inputs = Vec::new();
+        assert!(desk.receive(&deliver(3..=5), &mut inputs));
+        assert_eq!(inputs, [Input::Settle(settle(3, 5, Verdict::Ack))]);
+        for input in inputs {
+            desk.send(Seq(2), input);
+        }
+        assert_eq!(held(&mut desk), []);
+        let (_, sent) = attached(true, false);
+        assert_eq!(sent, Input::Attach(attach(true, 1)), "here the leader does");
+    }
+
+    #[test]
+    fn questions_are_asked_again_until_they_are_answered() {
+        let mut desk = Desk::default();
+        let count = |token| Input::Count {
+            queue: QUEUE,
+            asker: HOLDER.session,
+            token: Token(token),
+        };
+        for token in 1..4 {
+            desk.send(Seq(token), count(token));
+        }
+        let answer = Effect::Reply {
+            asker: HOLDER.session,
+            token: Token(2),
+            reply: crate::shard::effect::Reply::NoQueue,
+        };
+        assert!(desk.receive(&answer, &mut Vec::new()));
+        assert_eq!(desk.take_unsettled(), [count(1), count(3)]);
+        assert!(desk.is_idle());
+    }
+
+    #[test]
+    fn a_session_that_goes_takes_all_of_its_own_with_it() {
+        let (mut desk, _) = attached(false, true);
+        desk.receive(&deliver(1..=2), &mut Vec::new());
+        let session = HOLDER.session;
+        let count = Input::Count {
+            queue: QUEUE,
+            asker: session,
+            token: Token(5),
+        };
+        desk.send(Seq(2), count);
+        desk.send(Seq(3), Input::SessionGone { session });
+        assert!(desk.is_idle());
+        assert!(!desk.receive(&deliver(3..=3), &mut Vec::new()), "too late");
+    }
+}
