@@ -20,7 +20,7 @@ use warren_cluster_core::ids::{self, NodeId, Place, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::machine::{
-    ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed,
+    ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed, NoDesk,
 };
 
 const SHARDS: u32 = 6;
@@ -29,22 +29,33 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A ticket that nobody waits for.
 const NOBODY: u32 = u32::MAX;
 
-/// Keeps numbers in the order in which they were agreed on.
+type Shown = Arc<Mutex<BTreeMap<ShardId, Vec<u64>>>>;
+
+/// Keeps numbers in the order in which they were agreed on, and shows them.
 struct Tally {
     shard: ShardId,
     values: Vec<u64>,
+    shown: Shown,
 }
 
-type Said = (ShardId, Vec<u64>);
+impl Tally {
+    fn show(&self) {
+        let mut shown = self.shown.lock().expect("no panic");
+        shown.insert(self.shard, self.values.clone());
+    }
+}
 
 impl Machine for Tally {
     type Input = ();
-    type Effect = Said;
+    type Effect = ();
+    type Desk = NoDesk;
+    const RECONCILES: bool = false;
 
     fn blank(&self) -> Self {
         Self {
             shard: self.shard,
             values: Vec::new(),
+            shown: Arc::clone(&self.shown),
         }
     }
 
@@ -52,26 +63,27 @@ impl Machine for Tally {
         &mut self,
         _meta: &ApplyMeta,
         payload: &Bytes,
-        _context: &mut Context<'_, Said>,
+        _context: &mut Context<'_, ()>,
     ) -> Result<(), Malformed> {
         let mut rest = &payload[..];
         while !rest.is_empty() {
             self.values.push(rest.get_u64_le());
         }
+        self.show();
         Ok(())
     }
 
-    fn input(&mut self, (): (), context: &mut Context<'_, Said>) {
-        context.effects.push((self.shard, self.values.clone()));
-    }
+    fn input(&mut self, (): (), _: &mut Context<'_, ()>) {}
 
-    fn lead(&mut self, _: &mut Context<'_, Said>) {}
+    fn lead(&mut self, _: &[NodeId], _: &mut Context<'_, ()>) {}
 
-    fn follow(&mut self, _: &mut Context<'_, Said>) {}
+    fn node_down(&mut self, _: NodeId, _: &mut Context<'_, ()>) {}
 
-    fn resume(&mut self, _: u64, _: &mut Context<'_, Said>) {}
+    fn follow(&mut self, _: &mut Context<'_, ()>) {}
 
-    fn flush(&mut self, _: &mut Context<'_, Said>) {}
+    fn resume(&mut self, _: u64, _: &mut Context<'_, ()>) {}
+
+    fn flush(&mut self, _: &mut Context<'_, ()>) {}
 
     fn deadline(&self) -> Option<ids::Instant> {
         None
@@ -97,6 +109,7 @@ impl Machine for Tally {
     }
 
     fn restored(&mut self) -> Result<(), Malformed> {
+        self.show();
         Ok(())
     }
 
@@ -110,15 +123,13 @@ impl Machine for Tally {
 #[derive(Default)]
 struct Collected {
     done: Mutex<BTreeMap<u32, Outcome>>,
-    said: Mutex<BTreeMap<ShardId, Vec<u64>>>,
+    shown: Shown,
 }
 
 impl Sink<Tally, u32> for Collected {
-    fn outputs(&self, outputs: &mut Outputs<Said, u32>, _: &mut VecDeque<Input<(), u32>>) {
+    fn outputs(&self, outputs: &mut Outputs<(), u32>, _: &mut VecDeque<Input<(), u32>>) {
         let done = outputs.done.drain(..);
         self.done.lock().expect("no panic").extend(done);
-        let said = outputs.effects.drain(..);
-        self.said.lock().expect("no panic").extend(said);
     }
 }
 
@@ -184,6 +195,7 @@ async fn open(folder: &Folder, listener: Listener) -> Node {
     let machine = |shard| Tally {
         shard,
         values: Vec::new(),
+        shown: Arc::clone(&sink.shown),
     };
     let until = Instant::now() + PATIENCE;
     let handle = loop {
@@ -263,17 +275,13 @@ impl Node {
     async fn has(&self, values: &[u64]) {
         let what = format!("node {} has {values:?}", self.cluster.node());
         eventually(&what, || {
-            for shard in (1..=SHARDS).map(ShardId) {
-                self.handle
-                    .submit(&mut vec![Input::Machine { shard, input: () }]);
-            }
-            let said = self.sink.said.lock().expect("no panic");
+            let shown = self.sink.shown.lock().expect("no panic");
             let all = (1..=SHARDS).all(|shard| {
-                let said = said.get(&ShardId(shard));
-                said.is_some_and(|said| {
-                    let mut said = said.clone();
-                    said.sort_unstable();
-                    said == values
+                let shown = shown.get(&ShardId(shard));
+                shown.is_some_and(|shown| {
+                    let mut shown = shown.clone();
+                    shown.sort_unstable();
+                    shown == values
                 })
             });
             all.then_some(())
