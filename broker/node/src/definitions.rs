@@ -24,7 +24,7 @@ use crate::config::Config;
 /// The user that a blank node has when the configuration names none; from loopback alone.
 const GUEST: &str = "guest";
 
-/// Opens the data folder and recovers what it holds: afterwards the topology is whole.
+/// Opens the data folder and recovers what it holds: afterwards the topology is as it was.
 pub(crate) fn open(broker: &Arc<Broker>) -> anyhow::Result<()> {
     let config = broker.config();
     let options = warren_cluster::Options {
@@ -40,13 +40,16 @@ pub(crate) fn open(broker: &Arc<Broker>) -> anyhow::Result<()> {
         })
     };
     let sink = Arc::clone(broker);
-    let lane = warren_cluster::open(&options, machine, sink)?;
+    let lane = warren_cluster::start(&options, machine, sink)?;
     broker.set_lane(lane);
     Ok(())
 }
 
-/// On a node without vhosts and users: makes the default ones.
+/// On the first node of a cluster without vhosts and users: makes the default ones.
 pub(crate) async fn first_definitions(broker: &Broker) -> anyhow::Result<()> {
+    if !broker.lane().is_first() {
+        return Ok(());
+    }
     let topology = broker.topology().clone();
     if topology.vhosts().next().is_some() || topology.users().next().is_some() {
         return Ok(());

@@ -5,6 +5,7 @@
 mod alarms;
 mod attention;
 mod broker;
+mod cluster;
 mod command;
 mod config;
 mod connection;

@@ -1,21 +1,24 @@
 //! A node's life: open the data, serve, drain, stop.
 //!
-//! Order of a start: descriptors, listening sockets (a taken port costs nothing yet), data
-//! folder and recovery, first definitions, serving, the `ready` line. Order of a stop: no new
+//! Order of a start: descriptors, listening sockets (a taken port costs nothing yet), joining, data
+//! folder and recovery, the cluster, first definitions, serving, the `ready` line. Order of a stop: no new
 //! clients, 320 to those there are, lanes write their checkpoints, exit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use warren_cluster::cluster::Cluster;
+use warren_cluster::grpc::Routes;
+use warren_cluster_core::ids::Time;
 
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
-use crate::{alarms, definitions, http, listener};
+use crate::{alarms, cluster, definitions, http, listener};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -28,7 +31,6 @@ struct Listeners {
     amqp: Vec<TcpListener>,
     http: TcpListener,
     metrics: TcpListener,
-    cluster: TcpListener,
 }
 
 impl Listeners {
@@ -42,17 +44,16 @@ impl Listeners {
             amqp,
             http: listener::bind(config.http, "--http-addr")?,
             metrics: listener::bind(config.metrics, "--metrics-addr")?,
-            cluster: listener::bind(config.cluster, "--cluster-addr")?,
         })
     }
 
-    fn addresses(&self) -> anyhow::Result<Addresses> {
+    fn addresses(&self, cluster: SocketAddr) -> anyhow::Result<Addresses> {
         let first = self.amqp.first().context("there is no AMQP listener")?;
         Ok(Addresses {
             amqp: first.local_addr()?,
             http: self.http.local_addr()?,
             metrics: self.metrics.local_addr()?,
-            cluster: self.cluster.local_addr()?,
+            cluster,
         })
     }
 }
@@ -101,20 +102,22 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     let limit =
         listener::connection_limit(listener::raise_descriptor_limit(), config.connection_max);
     let listeners = Listeners::bind(&config)?;
-    let addresses = listeners.addresses()?;
     let registry = Registry::default();
     metrics::set_global_recorder(registry.clone()).context("a recorder is set already")?;
 
-    let broker = Arc::new(Broker::new(config, registry));
-    definitions::open(&broker)?;
-    definitions::first_definitions(&broker).await?;
+    let began = tokio::select! {
+        began = start(config, registry, &listeners) => began?,
+        // Nothing is served yet: the log is whole without a last checkpoint.
+        () = wait_for(&mut interrupt, &mut terminate) => std::process::exit(0),
+    };
+    let (broker, cluster, addresses) = began;
     serve(&broker, listeners, limit);
     addresses.announce(broker.config())?;
     tracing::info!(millis = begin.elapsed().as_millis(), "ready");
 
     wait_for(&mut interrupt, &mut terminate).await;
     let code = tokio::select! {
-        code = stop(&broker) => code,
+        code = stop(&broker, cluster) => code,
         () = wait_for(&mut interrupt, &mut terminate) => {
             tracing::warn!("second signal: stopping at once");
             EXIT_INTERRUPTED
@@ -122,6 +125,28 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     };
     // Tasks of clients that did not close in time must not keep the process.
     std::process::exit(code);
+}
+
+/// Everything but serving clients.
+async fn start(
+    config: Config,
+    registry: Registry,
+    listeners: &Listeners,
+) -> anyhow::Result<(Arc<Broker>, Cluster, Addresses)> {
+    let port = cluster::prepare(&config, wall_clock()).await?;
+    let addresses = listeners.addresses(port.address())?;
+    let broker = Arc::new(Broker::new(config, registry));
+    definitions::open(&broker)?;
+    let routes = Routes::default();
+    let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
+    definitions::first_definitions(&broker).await?;
+    Ok((broker, cluster, addresses))
+}
+
+fn wall_clock() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    Time(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
 async fn wait_for(interrupt: &mut Signal, terminate: &mut Signal) {
@@ -137,20 +162,8 @@ fn serve(broker: &Arc<Broker>, listeners: Listeners, limit: usize) {
     }
     tokio::spawn(http::serve_api(Arc::clone(broker), listeners.http));
     tokio::spawn(http::serve_metrics(Arc::clone(broker), listeners.metrics));
-    tokio::spawn(refuse_peers(listeners.cluster));
     tokio::spawn(watch_alarms(Arc::clone(broker)));
     tokio::spawn(definitions::do_chores(Arc::clone(broker)));
-}
-
-/// A cluster of one has no peers: the port is held so that its address is the node's own, and
-/// whoever connects is told by a close.
-async fn refuse_peers(listener: TcpListener) {
-    loop {
-        match listener.accept().await {
-            Ok((_, peer)) => tracing::warn!(%peer, "refused: this node is a cluster of one"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }
 
 /// Measures, and gives back what the allocator keeps after a load: seldom, but at once when the
@@ -175,7 +188,7 @@ async fn watch_alarms(broker: Arc<Broker>) {
     }
 }
 
-async fn stop(broker: &Arc<Broker>) -> i32 {
+async fn stop(broker: &Arc<Broker>, cluster: Cluster) -> i32 {
     let within = Duration::from_millis(broker.config().shutdown_timeout);
     let deadline = tokio::time::Instant::now() + within;
     tracing::info!(connections = broker.sessions().count(), "stopping");
@@ -191,6 +204,7 @@ async fn stop(broker: &Arc<Broker>) -> i32 {
     let stopped = tokio::task::spawn_blocking(move || lane.stop(left))
         .await
         .unwrap_or(false);
+    cluster.stop().await;
     if stopped {
         tracing::info!("stopped");
     } else {

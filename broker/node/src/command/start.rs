@@ -32,6 +32,24 @@ pub(crate) struct Arguments {
     /// Where other nodes connect (default: 127.0.0.1:25672).
     #[arg(long, value_name = "IP:PORT")]
     cluster_addr: Option<SocketAddr>,
+    /// Where other nodes reach this one's cluster port (default: where it listens).
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// The zone (availability zone, rack) that the node is in.
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
+    /// Join the cluster of the node there (ignored on a folder that has joined).
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "await_join")]
+    join: Vec<String>,
+    /// The join token (or in the environment: WARREN_JOIN_TOKEN).
+    #[arg(long, value_name = "TOKEN", conflicts_with = "await_join")]
+    token: Option<String>,
+    /// The first node of a cluster writes a join token there; one that joins waits for it.
+    #[arg(long, value_name = "FILE")]
+    bootstrap_token_file: Option<PathBuf>,
+    /// Wait for `warren node add`, which is given the fingerprint that this prints.
+    #[arg(long)]
+    await_join: bool,
     /// error, warn, info, debug, trace or filter directives (default: info).
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -94,11 +112,30 @@ impl Arguments {
         if let Some(address) = self.cluster_addr {
             config.cluster = address;
         }
+        self.apply_cluster(config);
         if let Some(level) = &self.log_level {
             config.log_level.clone_from(level);
         }
         if let Some(format) = self.log_format {
             config.log_format = format;
         }
+    }
+    fn apply_cluster(&self, config: &mut Config) {
+        if let Some(address) = &self.advertise {
+            config.advertise = Some(address.clone());
+        }
+        if let Some(zone) = &self.zone {
+            config.zone.clone_from(zone);
+        }
+        if !self.join.is_empty() {
+            config.join.clone_from(&self.join);
+        }
+        if let Some(token) = &self.token {
+            config.join_token = Some(token.clone());
+        }
+        if let Some(path) = &self.bootstrap_token_file {
+            config.bootstrap_token_file = Some(path.clone());
+        }
+        config.await_join |= self.await_join;
     }
 }

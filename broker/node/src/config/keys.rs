@@ -107,6 +107,35 @@ const KEYS: &[Key] = &[
         set: |c, v| put(address(v, c.cluster), &mut c.cluster),
     },
     Key {
+        name: "warren.advertise",
+        set: |c, v| put(text(v).map(Some), &mut c.advertise),
+    },
+    Key {
+        name: "warren.zone",
+        set: |c, v| put(text(v), &mut c.zone),
+    },
+    Key {
+        name: "warren.join",
+        set: |c, v| put(list(v), &mut c.join),
+    },
+    Key {
+        name: "warren.join_token",
+        set: |c, v| put(text(v).map(Some), &mut c.join_token),
+    },
+    Key {
+        name: "warren.bootstrap_token_file",
+        set: |c, v| {
+            put(
+                text(v).map(|it| Some(it.into())),
+                &mut c.bootstrap_token_file,
+            )
+        },
+    },
+    Key {
+        name: "warren.await_join",
+        set: |c, v| put(boolean(v), &mut c.await_join),
+    },
+    Key {
         name: "default_user",
         set: |c, v| put(text(v).map(Some), &mut c.default_user),
     },

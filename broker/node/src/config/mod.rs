@@ -20,6 +20,16 @@ pub(crate) struct Config {
     pub(crate) http: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) cluster: SocketAddr,
+    /// Where other nodes reach the cluster port, `host:port`; `None`: where it listens.
+    pub(crate) advertise: Option<String>,
+    pub(crate) zone: String,
+    /// Members that a blank node asks to let it in, `host:port` each.
+    pub(crate) join: Vec<String>,
+    pub(crate) join_token: Option<String>,
+    /// The first node writes a token there, others read theirs.
+    pub(crate) bootstrap_token_file: Option<PathBuf>,
+    /// A blank node waits to be offered a token.
+    pub(crate) await_join: bool,
 
     pub(crate) default_user: Option<String>,
     pub(crate) default_pass: Option<String>,
@@ -65,6 +75,12 @@ impl Default for Config {
             http: local(15672),
             metrics: local(15692),
             cluster: local(25672),
+            advertise: None,
+            zone: String::new(),
+            join: Vec::new(),
+            join_token: None,
+            bootstrap_token_file: None,
+            await_join: false,
             default_user: None,
             default_pass: None,
             default_vhost: "/".into(),
@@ -206,7 +222,8 @@ impl Config {
     }
 }
 
-fn hostname() -> String {
+/// The machine's name, without its domain.
+pub(crate) fn hostname() -> String {
     let mut buffer = [0_u8; 256];
     // SAFETY: the buffer is ours and its length is given; gethostname ends the name with a zero
     // when it fits, and the search below bounds the read otherwise.

@@ -56,7 +56,8 @@ pub enum JoinError {
 
 impl JoinError {
     /// Whether another node of the cluster would say the same.
-    fn is_final(&self) -> bool {
+    #[must_use]
+    pub fn is_final(&self) -> bool {
         match self {
             Self::Refused { refusal, .. } => !matches!(refusal, Refusal::Unavailable(_)),
             Self::Tls(_) => true,
