@@ -1,8 +1,8 @@
 //! A node's life: open the data, serve, drain, stop.
 //!
 //! Order of a start: descriptors, listening sockets (a taken port costs nothing yet), joining, data
-//! folder and recovery, the cluster, first definitions, serving, the `ready` line. Order of a stop: no new
-//! clients, 320 to those there are, lanes write their checkpoints, exit.
+//! folder and recovery, the cluster, first definitions, serving, the `ready` line. Order of a stop:
+//! no new clients, 320 to those there are, lanes write their checkpoints, links end, exit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

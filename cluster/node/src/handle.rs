@@ -83,8 +83,8 @@ where
 }
 
 /// Opens the data folder, recovers what it holds and starts the lane. A blank folder becomes the
-/// first node of a cluster ([`crate::adopt`] makes it another one's before). `machine` makes the empty machine of a queue shard; `sink` gets the first
-/// outputs (all rows) before this returns.
+/// first node of a cluster ([`crate::adopt`] makes it another one's before). `machine` makes the
+/// empty machine of a queue shard; `sink` gets the first outputs (all rows) before this returns.
 ///
 /// # Errors
 /// See [`Error`]. Nothing is changed on disk when the folder is locked or foreign.
