@@ -35,6 +35,8 @@ pub(crate) struct Steward {
     /// The row that the last assignment was made from, and when.
     assigned: Option<(Version, Instant)>,
     transferred: BTreeMap<ShardId, Instant>,
+    /// What was proposed last time, so that the log has each step once.
+    proposed: Vec<(ShardId, Step)>,
 }
 
 impl Steward {
@@ -49,6 +51,7 @@ impl Steward {
             reachable,
             assigned: None,
             transferred: BTreeMap::new(),
+            proposed: Vec::new(),
         }
     }
 
@@ -101,11 +104,15 @@ impl Steward {
             let row = directory.replicas.get(&status.shard);
             row.is_none_or(|row| steps::is_settled(&row.value, status))
         });
-        for (shard, step) in &steps {
+        let new = steps.iter().filter(|step| !self.proposed.contains(step));
+        for (shard, step) in new {
             tracing::info!(%shard, ?step, "a shard moves");
         }
         let busy = assigns || !settled || !steps.is_empty();
-        self.lane.act(steps);
+        self.proposed.clone_from(&steps);
+        if !steps.is_empty() {
+            self.lane.act(steps);
+        }
         busy
     }
 
