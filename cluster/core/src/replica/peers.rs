@@ -232,7 +232,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             // Before the first entry of the term is applied, what is open may not be known yet.
             Kind::Numbered if self.leads.is_none() => {}
             Kind::Numbered => {
-                mail.send(from, shard, &Parcel::Closed { origin });
+                // One that has lost the lead and does not know it may not know the origin either.
+                if now.mono < self.consensus.lease_until() {
+                    mail.send(from, shard, &Parcel::Closed { origin });
+                }
                 return;
             }
             _ => return,
