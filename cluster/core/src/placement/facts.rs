@@ -103,24 +103,26 @@ impl<'a> Facts<'a> {
 
     /// How many copies a shard should have, and how many of them should vote.
     pub(super) fn wanted(&self, shard: ShardId) -> (usize, usize) {
-        let kept = self.nodes.iter().filter(|node| !node.is_removed);
-        let usable = kept.clone().filter(|node| !node.is_gone).count();
-        // The last node keeps what it has.
-        let room = kept.count().max(1);
-        let (copies, voters) = if shard == ShardId::DEFINITIONS {
-            (room, room.min(self.options.definitions_voters.max(1)))
-        } else {
-            let copies = room.min(self.options.replication.max(1));
-            (copies, copies)
-        };
-        let voters = odd(voters);
+        let (copies, voters) = self.has_room_for(shard);
+        let usable = self.nodes.iter().filter(|node| !node.is_bad()).count();
         // Three that are alive can lose one; five of which two are gone can lose none.
         let fewer = odd(usable.min(voters));
-        let left = usable.saturating_sub(voters / 2 + 1);
-        if fewer >= 3 && fewer / 2 > left {
-            return (copies, fewer);
+        let left = usable.saturating_sub(majority(voters));
+        let is_better = fewer >= 3 && fewer - majority(fewer) > left;
+        (copies, if is_better { fewer } else { voters })
+    }
+
+    /// The same, if all nodes that were not removed were well.
+    pub(super) fn has_room_for(&self, shard: ShardId) -> (usize, usize) {
+        let kept = self.nodes.iter().filter(|node| !node.is_removed);
+        // The last node keeps what it has.
+        let room = kept.count().max(1);
+        let copies = room.min(self.options.replication.max(1));
+        if shard == ShardId::DEFINITIONS {
+            let voters = room.min(self.options.definitions_voters.max(1));
+            return (room, odd(voters));
         }
-        (copies, voters)
+        (copies, odd(copies))
     }
 }
 

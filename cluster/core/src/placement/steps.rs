@@ -183,7 +183,8 @@ fn votes(facts: &Facts<'_>, shard: &ShardFacts<'_>, target: &Target) -> Option<V
     };
     next.truncate(count);
     next.sort_unstable();
-    let shrinks = target.voters.len() < present.len();
+    // Only where nodes were taken away a shard may come to stand less.
+    let shrinks = facts.has_room_for(shard.shard.id).1 < present.len();
     let spare = |votes: &[usize]| {
         let alive = votes
             .iter()

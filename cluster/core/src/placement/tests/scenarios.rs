@@ -259,6 +259,29 @@ fn definitions_lose_dead_voters_when_that_makes_them_safer() {
 }
 
 #[test]
+fn a_removal_waits_for_room_rather_than_give_up_votes() {
+    let mut toy = cluster(7);
+    toy.kill(NodeId(6));
+    toy.kill(NodeId(7));
+    toy.wait_out_the_delay();
+    toy.set(NodeId(4), NodeState::Removed);
+    toy.set(NodeId(5), NodeState::Removed);
+    toy.settle();
+    assert_eq!(toy.cluster.shards[0].members.voters.len(), 5);
+    let held = toy.plan().held;
+    assert!(
+        held.contains(&(ShardId::DEFINITIONS, Hold::NoRoom(NodeId(4)))),
+        "{held:?}"
+    );
+    toy.revive(NodeId(6));
+    toy.revive(NodeId(7));
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+    assert_eq!(toy.cluster.nodes.len(), 5);
+}
+
+#[test]
 fn a_shard_without_a_majority_is_reported_and_left_alone() {
     let mut toy = cluster(4);
     toy.kill(NodeId(1));
