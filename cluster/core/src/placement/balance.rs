@@ -59,13 +59,11 @@ fn wider(
 /// The same number of copies on every node that takes any.
 pub(super) fn copies(facts: &Facts<'_>, targets: &mut [Target], load: &mut Load) {
     let takes_part: Vec<bool> = facts.nodes.iter().map(|node| node.receives).collect();
+    let mut able = Able::of(facts, targets);
     // Each way makes the loads more even: no more ways than copies.
     for _ in 0..facts.shards.len() * facts.options.replication.max(1) {
-        let may = |from, to| {
-            let mut all = facts.shards.iter().zip(&*targets);
-            all.any(|(shard, target)| may_go(facts, shard, target, from, to))
-        };
-        let Some(way) = paths::find(&load.copies, &takes_part, may) else {
+        let Some(way) = paths::find(&load.copies, &takes_part, |from, to| able.any(from, to))
+        else {
             return;
         };
         // From its end, so that no node has more on the way than it had.
@@ -74,10 +72,46 @@ pub(super) fn copies(facts: &Facts<'_>, targets: &mut [Target], load: &mut Load)
             let Some(at) = fitting(facts, targets, load, from, to) else {
                 return;
             };
+            let (shard, target) = (&facts.shards[at], &mut targets[at]);
             let reason = Reason::Copies(facts.nodes[from].id);
-            let target = &mut targets[at];
-            shift(facts, &facts.shards[at], target, load, (from, to, reason));
+            able.count(facts, shard, target, false);
+            shift(facts, shard, target, load, (from, to, reason));
+            able.count(facts, shard, target, true);
         }
+    }
+}
+
+/// How many shards can go from each node to each other.
+struct Able {
+    counts: Vec<usize>,
+    nodes: usize,
+}
+
+impl Able {
+    fn of(facts: &Facts<'_>, targets: &[Target]) -> Self {
+        let nodes = facts.nodes.len();
+        let mut able = Self {
+            counts: vec![0; nodes * nodes],
+            nodes,
+        };
+        for (shard, target) in facts.shards.iter().zip(targets) {
+            able.count(facts, shard, target, true);
+        }
+        able
+    }
+
+    /// Adds what a shard can do, or takes it out before that changes.
+    fn count(&mut self, facts: &Facts<'_>, shard: &ShardFacts<'_>, target: &Target, add: bool) {
+        for from in target.copies.iter().copied() {
+            for to in receivers(facts).filter(|to| may_go(facts, shard, target, from, *to)) {
+                let count = &mut self.counts[from * self.nodes + to];
+                *count = if add { *count + 1 } else { *count - 1 };
+            }
+        }
+    }
+
+    fn any(&self, from: usize, to: usize) -> bool {
+        self.counts[from * self.nodes + to] > 0
     }
 }
 
