@@ -16,6 +16,7 @@ pub mod machine;
 pub mod origin;
 pub mod origins;
 pub mod parts;
+pub mod placement;
 pub mod replica;
 pub mod rows;
 #[cfg(test)]
