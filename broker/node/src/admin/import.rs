@@ -167,7 +167,7 @@ struct Flight<'a> {
 }
 
 /// Commits what was planned; false when a race was lost, and the rest is not done.
-async fn commit(
+pub(super) async fn commit(
     broker: &Arc<Broker>,
     transactions: Vec<Planned>,
     listener: &Listener,

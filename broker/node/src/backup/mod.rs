@@ -31,6 +31,8 @@ use crate::definitions::export;
 use crate::slot::Slot;
 
 pub(crate) use schedule::run;
+#[cfg(test)]
+pub(crate) use tests::age;
 
 const FAILED: &str = "warren_backup_failed_total";
 const LAST_SUCCESS: &str = "warren_backup_last_success_timestamp_seconds";
