@@ -266,3 +266,14 @@ async fn channel(
         }))
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_routes_with_an_answer_for_the_unknown_are_one() {
+        let merged = merge(Routes::default(), Routes::default());
+        drop(merge(merged, Routes::default()));
+    }
+}

@@ -1,10 +1,11 @@
 //! `warren user`, `definitions` and `backup` as people run them, against a real node.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -13,10 +14,11 @@ use tokio::runtime::Runtime;
 use crate::Context;
 use crate::broker::Node;
 use crate::client::{Client, Kind};
+use crate::system;
 
 /// Exit code of an answer that is not the hoped-for one.
 const NO: i32 = 3;
-const FIRST_BACKUP_LIMIT: Duration = Duration::from_secs(30);
+const BACKUP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs a verb with the certificate of the node's folder.
 fn verb(node: &Node, words: &[&str]) -> Command {
@@ -246,18 +248,14 @@ pub(crate) fn backups_are_made_verified_and_restored(
 ) -> Result<()> {
     let node = Node::new(context, "admin-backups")?;
     let running = node.start()?;
-    let begin = Instant::now();
     // Made once at the first start, beside serving.
-    let first = loop {
+    let mut first = String::new();
+    system::until("a backup", BACKUP_LIMIT, || {
         let listed = json(&node, &["backup", "list"])?;
-        if let Some(name) = listed["backups"][0]["name"].as_str() {
-            break name.to_owned();
-        }
-        ensure!(
-            begin.elapsed() < FIRST_BACKUP_LIMIT,
-            "no backup was made: {listed}"
-        );
-    };
+        let name = listed["backups"][0]["name"].as_str();
+        first = name.unwrap_or_default().to_owned();
+        Ok(name.is_some())
+    })?;
     done(&node, &["backup", "verify", &first])?;
     runtime.block_on(async {
         let client = Client::connect(&node.uri()).await?;
@@ -285,5 +283,46 @@ pub(crate) fn backups_are_made_verified_and_restored(
     ensure!(faults.contains("cut short"), "{faults}");
     let refused = ends_with(&node, &["backup", "restore", name], 1)?;
     ensure!(refused.contains("cut short"), "{refused}");
+    running.stop()
+}
+
+/// The value of a metric without labels.
+fn metric(node: &Node, name: &str) -> Result<f64> {
+    let mut stream = TcpStream::connect(node.address("metrics"))?;
+    stream.set_read_timeout(Some(BACKUP_LIMIT))?;
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let of = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    text.lines()
+        .find_map(of)
+        .with_context(|| format!("no metric {name}: {text}"))
+}
+
+pub(crate) fn a_failed_backup_is_counted_and_logged(context: &Context, _: &Runtime) -> Result<()> {
+    const FAILED: &str = "warren_backup_failed_total";
+    const SUCCESS: &str = "warren_backup_last_success_timestamp_seconds";
+    let mut node = Node::new(context, "admin-no-backup")?;
+    let place = node.folder().join("backups");
+    fs::write(&place, "a file where the folder should be")?;
+    node.set("WARREN_BACKUP_FOLDER", text(&place));
+    let running = node.start()?;
+    system::until("a failed backup", BACKUP_LIMIT, || {
+        Ok(metric(&node, FAILED)? == 1.0)
+    })?;
+    let log = fs::read_to_string(node.log_path())?;
+    ensure!(
+        log.contains("backup failed") && log.contains(text(&place)),
+        "{log}"
+    );
+    let refused = ends_with(&node, &["backup", "create"], 1)?;
+    ensure!(refused.contains(text(&place)), "{refused}");
+    ensure!(metric(&node, FAILED)? == 2.0, "it is counted");
+    fs::remove_file(&place)?;
+    done(&node, &["backup", "create"])?;
+    ensure!(metric(&node, SUCCESS)? > 1e9, "the last success has a time");
     running.stop()
 }

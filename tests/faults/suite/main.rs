@@ -104,6 +104,7 @@ const TESTS: &[(&str, Test)] = tests![
     admin::strangers_are_told_why_they_are_not_let_in,
     admin::definitions_go_out_and_come_in,
     admin::backups_are_made_verified_and_restored,
+    admin::a_failed_backup_is_counted_and_logged,
 ];
 
 fn main() -> ExitCode {

@@ -41,8 +41,7 @@ fn generate(folder: &str, file: &str, described: bool) -> Result<String> {
         .out_dir(&out.0)
         .compile_fds(files)?;
     let code = out.0.join(format!("{package}.rs"));
-    let mut text =
-        std::fs::read_to_string(&code).with_context(|| format!("{}", code.display()))?;
+    let mut text = std::fs::read_to_string(&code).with_context(|| format!("{}", code.display()))?;
     if described {
         let bytes = bare.encode_to_vec();
         let literal = bytes.escape_ascii();

@@ -46,7 +46,7 @@ async fn what_was_backed_up_can_be_restored() {
         .expect("imports");
     let before = node.export("").await;
     let made = create(&node).await;
-    assert_eq!(list(&node).await, [made.clone()]);
+    assert_eq!(list(&node).await, std::slice::from_ref(&made));
     assert_eq!(verify(&node, &made.name).await.expect("reads"), [""; 0]);
     let empty = br#"{"users":[],"vhosts":[{"name":"/"}],"permissions":[],"exchanges":[],
         "queues":[],"bindings":[]}"#;
