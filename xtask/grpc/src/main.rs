@@ -1,5 +1,5 @@
-//! Prints the Rust code of one file of our gRPC, made without protoc: `xtask-grpc FOLDER FILE`; with
-//! `--descriptors` also what a server needs to describe it (reflection).
+//! Prints the Rust code of one file of our gRPC, made without protoc: `xtask-grpc FOLDER FILE`;
+//! with `--descriptors` also what a server needs to describe it (reflection).
 //!
 //! Apart from xtask so that nobody waits for a protobuf compiler who only wants to run a task;
 //! `cargo xtask codegen` builds it, formats what it prints and compares or writes it.

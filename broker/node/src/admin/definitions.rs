@@ -27,7 +27,7 @@ use crate::proto::admin_v1::definitions_server::Definitions as Served;
 use crate::proto::admin_v1::{diff_request, export_response, import_request};
 use crate::slot::{Held, Slot};
 
-/// How long the next piece of a file may take.
+/// How long the next piece of a file, or of an answer, may take.
 const PIECE_WAIT: Duration = Duration::from_secs(60);
 /// Messages that wait for a client that reads slowly.
 const WAITING_LIMIT: usize = 8;
@@ -165,8 +165,9 @@ impl Served for Service {
             loop {
                 let some: Vec<_> = differences.by_ref().take(DIFFERENCES_AT_A_TIME).collect();
                 let is_last = some.len() < DIFFERENCES_AT_A_TIME;
-                let sent = sender.send(Ok(proto::DiffResponse { differences: some }));
-                if sent.await.is_err() || is_last {
+                let message = Ok(proto::DiffResponse { differences: some });
+                let sent = tokio::time::timeout(PIECE_WAIT, sender.send(message)).await;
+                if is_last || !matches!(sent, Ok(Ok(()))) {
                     return;
                 }
             }

@@ -9,8 +9,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use warren_broker_core::definitions::interchange::Definitions;
 use warren_broker_core::definitions::plan::{
     Action, Blocked, Entry, Plan, PlanOptions, Planned, Unit, plan,
@@ -25,6 +27,9 @@ const TRIES: usize = 5;
 const WINDOW: usize = 4;
 /// Entries that are told of at a time.
 const ENTRIES_AT_A_TIME: usize = 500;
+
+/// How long somebody may take to listen: nobody else can import meanwhile.
+const LISTEN_WAIT: Duration = Duration::from_secs(60);
 
 /// What an import is to do.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +87,8 @@ pub(crate) async fn import(
         let outcome = first.get_or_insert_with(|| counted(&plan));
         outcome.blocked.clone_from(&plan.blocked);
         let (entries, transactions) = (plan.entries, plan.transactions);
-        let told = tell(entries, begins, listener).await;
-        if begins && told.is_err() {
+        let is_heard = tell(entries, begins, listener).await;
+        if begins && !is_heard {
             return Err(ImportError::Unheard);
         }
         if options.dry_run || commit(broker, transactions, listener).await? {
@@ -135,12 +140,9 @@ fn counted(plan: &Plan) -> Outcome {
     }
 }
 
-/// Tells of the entries: all that change something, or, planned again, what is in the way.
-async fn tell(
-    entries: Vec<Entry>,
-    begins: bool,
-    listener: &Listener,
-) -> Result<(), mpsc::error::SendError<Step>> {
+/// Tells of the entries: all that change something, or, planned again, what is in the way. False
+/// when nobody listens.
+async fn tell(entries: Vec<Entry>, begins: bool, listener: &Listener) -> bool {
     let is_told = |entry: &Entry| match entry.action {
         Action::Same => false,
         Action::Conflict | Action::Unsupported => true,
@@ -150,9 +152,12 @@ async fn tell(
     loop {
         let some: Vec<_> = entries.by_ref().take(ENTRIES_AT_A_TIME).collect();
         if some.is_empty() {
-            return Ok(());
+            return true;
         }
-        listener.send(Step::Entries(some)).await?;
+        let told = timeout(LISTEN_WAIT, listener.send(Step::Entries(some))).await;
+        if !matches!(told, Ok(Ok(()))) {
+            return false;
+        }
     }
 }
 

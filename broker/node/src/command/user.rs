@@ -119,7 +119,13 @@ async fn list(users: &mut UsersClient<Connection>, is_json: bool) -> anyhow::Res
     let answer = users.list_users(proto::ListUsersRequest {}).await;
     let found = answer.map_err(refused)?.into_inner().users;
     if is_json {
-        let of = |user: &proto::User| json!({ "name": user.name, "tags": user.tags, "has_password": user.has_password });
+        let of = |user: &proto::User| {
+            json!({
+                "name": user.name,
+                "tags": user.tags,
+                "has_password": user.has_password,
+            })
+        };
         output::json(&found.iter().map(of).collect())?;
         return Ok(());
     }
