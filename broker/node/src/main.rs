@@ -2,10 +2,13 @@
 //!
 //! Entry points: `command` (verbs), `node` (a node's life), `connection` (a client's).
 
+mod admin;
 mod alarms;
 mod attention;
+mod backup;
 mod broker;
 mod command;
+mod commits;
 mod config;
 mod connection;
 mod definitions;
@@ -13,7 +16,9 @@ mod http;
 mod listener;
 mod metrics;
 mod node;
+mod proto;
 mod sessions;
+mod slot;
 mod stats;
 mod telemetry;
 

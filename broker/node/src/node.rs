@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use warren_cluster::listener::Port;
 
+use crate::backup::Backups;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
-use crate::{alarms, definitions, http, listener};
+use crate::{admin, alarms, backup, definitions, http, listener};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -108,13 +110,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     let broker = Arc::new(Broker::new(config, registry));
     definitions::open(&broker)?;
     definitions::first_definitions(&broker).await?;
-    serve(&broker, listeners, limit);
+    let port = serve(&broker, listeners, limit)?;
     addresses.announce(broker.config())?;
     tracing::info!(millis = begin.elapsed().as_millis(), "ready");
 
     wait_for(&mut interrupt, &mut terminate).await;
     let code = tokio::select! {
-        code = stop(&broker) => code,
+        code = stop(&broker, port) => code,
         () = wait_for(&mut interrupt, &mut terminate) => {
             tracing::warn!("second signal: stopping at once");
             EXIT_INTERRUPTED
@@ -131,26 +133,19 @@ async fn wait_for(interrupt: &mut Signal, terminate: &mut Signal) {
     }
 }
 
-fn serve(broker: &Arc<Broker>, listeners: Listeners, limit: usize) {
+fn serve(broker: &Arc<Broker>, listeners: Listeners, limit: usize) -> anyhow::Result<Port> {
+    let keys = admin::membership(broker)?;
+    let backups = Arc::new(Backups::new(Arc::clone(broker), keys.cluster));
+    let port = admin::serve(broker, &backups, &keys, listeners.cluster)?;
+    tokio::spawn(backup::run(backups));
     for listener in listeners.amqp {
         tokio::spawn(listener::accept(Arc::clone(broker), listener, limit));
     }
     tokio::spawn(http::serve_api(Arc::clone(broker), listeners.http));
     tokio::spawn(http::serve_metrics(Arc::clone(broker), listeners.metrics));
-    tokio::spawn(refuse_peers(listeners.cluster));
     tokio::spawn(watch_alarms(Arc::clone(broker)));
     tokio::spawn(definitions::do_chores(Arc::clone(broker)));
-}
-
-/// A cluster of one has no peers: the port is held so that its address is the node's own, and
-/// whoever connects is told by a close.
-async fn refuse_peers(listener: TcpListener) {
-    loop {
-        match listener.accept().await {
-            Ok((_, peer)) => tracing::warn!(%peer, "refused: this node is a cluster of one"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
+    Ok(port)
 }
 
 /// Measures, and gives back what the allocator keeps after a load: seldom, but at once when the
@@ -175,17 +170,20 @@ async fn watch_alarms(broker: Arc<Broker>) {
     }
 }
 
-async fn stop(broker: &Arc<Broker>) -> i32 {
+async fn stop(broker: &Arc<Broker>, port: Port) -> i32 {
     let within = Duration::from_millis(broker.config().shutdown_timeout);
     let deadline = tokio::time::Instant::now() + within;
     tracing::info!(connections = broker.sessions().count(), "stopping");
     broker.begin_stop();
+    let closed = tokio::spawn(port.stop());
     let mut poll = tokio::time::interval(Duration::from_millis(10));
     // Half of the time is for clients, the rest for the checkpoints.
     let clients_until = tokio::time::Instant::now() + within / 2;
     while broker.sessions().count() > 0 && tokio::time::Instant::now() < clients_until {
         poll.tick().await;
     }
+    // Within a second, of which most has passed.
+    let _ = closed.await;
     let left = deadline.saturating_duration_since(tokio::time::Instant::now());
     let lane = broker.lane().clone();
     let stopped = tokio::task::spawn_blocking(move || lane.stop(left))
