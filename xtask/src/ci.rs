@@ -80,6 +80,11 @@ pub(crate) fn ci() -> Result<()> {
         call: cargo("build").args(["--workspace", "--bins", "--tests"]),
     });
     steps.extend(tests(&workspace));
+    let warren = workspace.binary(PROFILE, "warren");
+    steps.push(Step {
+        name: "docker",
+        call: own(&["docker"]).env("WARREN_BIN", warren.to_string_lossy()),
+    });
     if sim::exists(&workspace) {
         steps.push(Step {
             name: "simulator",

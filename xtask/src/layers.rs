@@ -97,7 +97,7 @@ const LAYERS: &[Layer] = &[
             "warren-cluster",
             "warren-broker-core",
         ],
-        banned: &["lapin", "prometheus", "raft", "sled"],
+        banned: &["lapin", "prometheus", "raft", "rcgen", "sled"],
     },
     Layer {
         package: "warren-sim",

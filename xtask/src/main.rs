@@ -6,6 +6,7 @@ mod arguments;
 mod bench;
 mod ci;
 mod codegen;
+mod docker;
 mod layers;
 mod measure;
 mod run;
@@ -25,6 +26,7 @@ cargo xtask TASK
   ci                    everything: check, all tests, 200 seeds, real clients, fuzz smoke, docs
   tidy                  the house rules that no compiler knows: layers, words, lengths, headers
   codegen [--check]     writes the generated files; with --check fails when one is stale
+  docker                lints docker/, and checks the command line of each service with `warren`
   sim                   runs the simulator
       --seeds N         that many seeds (default 20)
       --seed S          this one seed
@@ -56,6 +58,7 @@ fn task(arguments: &mut Arguments) -> Result<()> {
     match name.as_str() {
         "check" => arguments.finish().and_then(|()| ci::check()),
         "ci" => arguments.finish().and_then(|()| ci::ci()),
+        "docker" => arguments.finish().and_then(|()| docker::run()),
         "tidy" => arguments.finish().and_then(|()| tidy::run()),
         "sim" => sim::Options::parse(arguments).and_then(|options| sim::run(&options)),
         "codegen" => {

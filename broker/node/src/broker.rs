@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::queue::SegQueue;
-use warren_broker_core::auth;
+use warren_broker_core::auth::{self, LoginError};
 use warren_broker_core::definitions::Store;
 use warren_broker_core::dispatch::control::Home;
 use warren_broker_core::dispatch::reconcile;
@@ -21,13 +21,14 @@ use warren_broker_core::session::event::Event;
 use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
 use warren_broker_core::shard::Shard;
 use warren_broker_core::shard::effect::Effect;
-use warren_broker_core::topology::Topology;
+use warren_broker_core::topology::{Topology, User};
 use warren_cluster::{Handle, Sink};
 use warren_cluster_core::ids::{Instant, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::rows::Change;
 
 use crate::alarms::{Alarms, Limits};
+use crate::commits::Commits;
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::sessions::{Mailbox, Sessions, lock};
@@ -56,8 +57,8 @@ pub(crate) struct Broker {
     session_options: Arc<SessionOptions>,
     limits: Limits,
     alarms: Mutex<Alarms>,
-    /// What waits for the node itself.
-    mailbox: Mailbox,
+    /// What the node itself waits for.
+    commits: Commits,
     /// At most two a queue.
     chores: SegQueue<Chore>,
     chores_notify: tokio::sync::Notify,
@@ -79,7 +80,7 @@ impl Broker {
             session_options,
             limits,
             alarms: Mutex::new(Alarms::default()),
-            mailbox: Mailbox::default(),
+            commits: Commits::default(),
             chores: SegQueue::new(),
             chores_notify: tokio::sync::Notify::new(),
             home: Home {
@@ -259,21 +260,35 @@ impl Broker {
 
     /// Whether these are the credentials of a user who may use the HTTP API from there.
     pub(crate) fn may_manage(&self, user: &str, password: &[u8], from: IpAddr) -> bool {
-        let topology = self.topology();
-        let loopback_users = &self.session_options.loopback_users;
-        auth::log_in(
-            &topology,
-            user.as_bytes(),
-            password,
-            loopback_users,
-            from.is_loopback(),
-        )
-        .is_ok_and(|user| MANAGEMENT_TAGS.iter().any(|tag| user.row.has_tag(tag)))
+        self.log_in(user, password, from)
+            .is_ok_and(|user| MANAGEMENT_TAGS.iter().any(|tag| user.row.has_tag(tag)))
     }
 
-    /// What came for the node itself.
-    pub(crate) fn mailbox(&self) -> &Mailbox {
-        &self.mailbox
+    /// The user whose credentials these are, who may log in from there.
+    pub(crate) fn log_in(
+        &self,
+        user: &str,
+        password: &[u8],
+        from: IpAddr,
+    ) -> Result<Arc<User>, LoginError> {
+        auth::log_in(
+            &self.topology(),
+            user.as_bytes(),
+            password,
+            &self.session_options.loopback_users,
+            from.is_loopback(),
+        )
+    }
+
+    /// Transactions of the node itself.
+    pub(crate) fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
+    /// Whether it is this node that does what one node of the cluster must: the one that leads
+    /// shard 0. A node without peers leads all of its shards.
+    pub(crate) fn is_on_duty(&self) -> bool {
+        true
     }
 
     /// The next thing to do after a queue's shard, as soon as there is one.
@@ -288,7 +303,9 @@ impl Broker {
 
     fn put(&self, session: SessionId, events: impl IntoIterator<Item = Event>) {
         if session == NODE {
-            self.mailbox.put(events);
+            events
+                .into_iter()
+                .for_each(|event| self.commits.settle(event));
         } else {
             self.sessions.put(session, events);
         }

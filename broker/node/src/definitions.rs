@@ -1,19 +1,18 @@
 //! The node's own dealings with definitions: opening them, the first ones of a blank node, and
 //! the rows of queues that went by themselves.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
 use anyhow::{Context, bail};
 use warren_broker_core::auth::password;
+use warren_broker_core::definitions::interchange::{
+    self, ExportOptions, Exported, NoSuchVhost, Scope,
+};
 use warren_broker_core::definitions::{
-    HashingAlgorithm, PermissionKey, PermissionRow, UserKey, UserRow, VhostKey, VhostRow,
+    HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
 };
 use warren_broker_core::dispatch::work::Work;
 use warren_broker_core::dispatch::{control, reconcile};
-use warren_broker_core::ids::Token;
-use warren_broker_core::session::event::Event;
 use warren_broker_core::shard::{Shard, ShardOptions};
 use warren_cluster_core::ids::ShardId;
 use warren_cluster_core::rows::{Committed, Precondition, Transaction, Write};
@@ -23,6 +22,9 @@ use crate::config::Config;
 
 /// The user that a blank node has when the configuration names none; from loopback alone.
 const GUEST: &str = "guest";
+
+/// The RabbitMQ that tools may take files of this node for.
+const RABBITMQ_VERSION: &str = "4.3.0";
 
 /// Opens the data folder and recovers what it holds: afterwards the topology is as it was.
 pub(crate) fn open(broker: &Arc<Broker>) -> anyhow::Result<()> {
@@ -54,27 +56,8 @@ pub(crate) async fn first_definitions(broker: &Broker) -> anyhow::Result<()> {
     if topology.vhosts().next().is_some() || topology.users().next().is_some() {
         return Ok(());
     }
-    let mut work = Work::default();
-    let token = Token(1);
     let transaction = first_transaction(broker.config())?;
-    work.transact(ShardId::DEFINITIONS, transaction, Some(token));
-    broker.submit(NODE, &mut work);
-    let mut events = Vec::new();
-    poll_fn(|cx| {
-        if broker.mailbox().sleep(cx.waker()) {
-            return Poll::Pending;
-        }
-        broker.mailbox().take(&mut events);
-        Poll::Ready(())
-    })
-    .await;
-    let committed = events.into_iter().find_map(|event| match event {
-        Event::Committed {
-            token: of,
-            committed,
-        } if of == token => Some(committed),
-        _ => None,
-    });
+    let committed = broker.commit(Store::Replicated, transaction).await;
     match committed {
         Some(Committed::Yes { .. }) => Ok(()),
         Some(Committed::Conflict { row, .. }) => bail!("first definitions: {row:?} exists"),
@@ -127,6 +110,24 @@ fn first_transaction(config: &Config) -> anyhow::Result<Transaction> {
         preconditions: vec![Precondition::Absent(vhost_key)],
         writes,
     })
+}
+
+/// Writes a definitions file, piece by piece. Takes its time: for threads that serve nobody.
+pub(crate) fn export(
+    broker: &Broker,
+    scope: Scope<'_>,
+    internal_exchanges: bool,
+    emit: &mut dyn FnMut(&[u8]),
+) -> Result<Exported, NoSuchVhost> {
+    let topology = Arc::clone(&broker.topology());
+    let options = ExportOptions {
+        scope,
+        internal_exchanges,
+        rabbitmq_version: RABBITMQ_VERSION,
+        product_version: env!("CARGO_PKG_VERSION"),
+        cluster_name: broker.config().cluster_name(),
+    };
+    interchange::export(&topology, &options, emit)
 }
 
 /// Deletes the rows of queues that closed themselves, and tombstones that did their work.

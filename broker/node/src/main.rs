@@ -2,11 +2,14 @@
 //!
 //! Entry points: `command` (verbs), `node` (a node's life), `connection` (a client's).
 
+mod admin;
 mod alarms;
 mod attention;
+mod backup;
 mod broker;
 mod cluster;
 mod command;
+mod commits;
 mod config;
 mod connection;
 mod definitions;
@@ -14,7 +17,9 @@ mod http;
 mod listener;
 mod metrics;
 mod node;
+mod proto;
 mod sessions;
+mod slot;
 mod stats;
 mod telemetry;
 

@@ -12,13 +12,13 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren_cluster::cluster::Cluster;
-use warren_cluster::grpc::Routes;
 use warren_cluster_core::ids::Time;
 
+use crate::backup::Backups;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
-use crate::{alarms, cluster, definitions, http, listener};
+use crate::{admin, alarms, backup, cluster, definitions, http, listener};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -110,8 +110,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
         // Nothing is served yet: the log is whole without a last checkpoint.
         () = wait_for(&mut interrupt, &mut terminate) => std::process::exit(0),
     };
-    let (broker, cluster, addresses) = began;
-    serve(&broker, listeners, limit);
+    let (broker, backups, cluster, addresses) = began;
+    serve(&broker, backups, listeners, limit);
     addresses.announce(broker.config())?;
     tracing::info!(millis = begin.elapsed().as_millis(), "ready");
 
@@ -127,20 +127,19 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     std::process::exit(code);
 }
 
+type Began = (Arc<Broker>, Arc<Backups>, Cluster, Addresses);
+
 /// Everything but serving clients.
-async fn start(
-    config: Config,
-    registry: Registry,
-    listeners: &Listeners,
-) -> anyhow::Result<(Arc<Broker>, Cluster, Addresses)> {
+async fn start(config: Config, registry: Registry, listeners: &Listeners) -> anyhow::Result<Began> {
     let port = cluster::prepare(&config, wall_clock()).await?;
     let addresses = listeners.addresses(port.address())?;
     let broker = Arc::new(Broker::new(config, registry));
     definitions::open(&broker)?;
-    let routes = Routes::default();
+    let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
+    let routes = admin::routes(&broker, &backups)?;
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
     definitions::first_definitions(&broker).await?;
-    Ok((broker, cluster, addresses))
+    Ok((broker, backups, cluster, addresses))
 }
 
 fn wall_clock() -> Time {
@@ -156,7 +155,8 @@ async fn wait_for(interrupt: &mut Signal, terminate: &mut Signal) {
     }
 }
 
-fn serve(broker: &Arc<Broker>, listeners: Listeners, limit: usize) {
+fn serve(broker: &Arc<Broker>, backups: Arc<Backups>, listeners: Listeners, limit: usize) {
+    tokio::spawn(backup::run(backups));
     for listener in listeners.amqp {
         tokio::spawn(listener::accept(Arc::clone(broker), listener, limit));
     }

@@ -28,8 +28,8 @@ id!(
     ShardId(u32)
 );
 id!(
-    /// One run of a node's process: drawn when it starts, never 0. Lets a shard tell a request to
-    /// open an origin that was sent twice from one of the node's next life.
+    /// One run of a node's process: larger than that of every run before, never 0. Lets a shard
+    /// tell a request to open an origin that was sent twice from one of the node's next life.
     Life(u64)
 );
 id!(

@@ -17,6 +17,7 @@ pub mod members;
 pub mod origin;
 pub mod origins;
 pub mod parts;
+pub mod placement;
 pub mod replica;
 pub mod rows;
 #[cfg(test)]

@@ -68,8 +68,12 @@ pub enum Parcel {
     Leader { node: NodeId, term: Term },
     /// A replica is being rebuilt.
     Transfer(Transfer),
-    /// Between a node's sessions and the leader, in the leader's term.
-    Dealing { term: Term, dealing: Dealing },
+    /// Between the sessions of a node, in this life of it, and the leader, in its term.
+    Dealing {
+        term: Term,
+        life: Life,
+        dealing: Dealing,
+    },
 }
 
 impl Parcel {
@@ -121,7 +125,11 @@ impl Parcel {
                 head.put_u64_le(term.0);
             }
             Self::Transfer(transfer) => transfer.encode(&mut body),
-            Self::Dealing { term, dealing } => dealing.encode(*term, &mut body),
+            Self::Dealing {
+                term,
+                life,
+                dealing,
+            } => dealing.encode(*term, *life, &mut body),
         }
         let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
         out.open().put_u32_le(length);
@@ -185,8 +193,12 @@ impl Parcel {
             },
             TRANSFER => Self::Transfer(Transfer::decode(&mut rest, whole)?),
             DEALING => {
-                let (term, dealing) = Dealing::decode(&mut rest, whole)?;
-                Self::Dealing { term, dealing }
+                let (term, life, dealing) = Dealing::decode(&mut rest, whole)?;
+                Self::Dealing {
+                    term,
+                    life,
+                    dealing,
+                }
             }
             _ => return Err("a parcel of unknown kind"),
         };
@@ -286,11 +298,7 @@ mod tests {
         let seq = Seq(4);
         let bytes = vec![Bytes::from_static(b"input")];
         let all = [
-            Dealing::Input {
-                life: Life(9),
-                seq,
-                bytes,
-            },
+            Dealing::Input { seq, bytes },
             Dealing::Effect {
                 seq,
                 bytes: vec![Bytes::from(vec![2; 3000])],
@@ -301,9 +309,12 @@ mod tests {
                 again: true,
             },
         ];
-        let term = Term(6);
-        all.into_iter()
-            .map(move |dealing| Parcel::Dealing { term, dealing })
+        let (term, life) = (Term(6), Life(9));
+        all.into_iter().map(move |dealing| Parcel::Dealing {
+            term,
+            life,
+            dealing,
+        })
     }
 
     fn parcels() -> Vec<(ShardId, Parcel)> {

@@ -182,6 +182,9 @@ pub trait Machine {
     /// Called only when something happened to this shard in the step, or its deadline came.
     fn flush(&mut self, context: &mut Context<'_, Self::Effect>);
 
+    /// Whether inputs that it has had are still to be acted upon, though it was flushed.
+    fn has_parked(&self) -> bool;
+
     /// When `flush` wants to be called though nothing happens.
     fn deadline(&self) -> Option<crate::ids::Instant>;
 

@@ -441,7 +441,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.touched || self.machine().deadline().is_some_and(due) {
             self.with(turn, |machine, context| machine.flush(context));
             self.touched = false;
-            if acts && self.leads.is_some() {
+            if acts && self.leads.is_some() && !self.machine().has_parked() {
                 self.guests.flushed(self.proposals.is_empty());
             }
         }

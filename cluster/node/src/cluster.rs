@@ -409,6 +409,15 @@ async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
     let mut period = tokio::time::interval(RENEW_PERIOD);
     loop {
         period.tick().await;
+        // Where the authority's key is, an administrator's certificate is, too.
+        let here = match files.renew((desk.wall)()) {
+            Ok(Some(keys)) => credentials.replace(&keys),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = here {
+            tracing::error!(%error, "certificates cannot be renewed");
+        }
         if (desk.wall)() < credentials.renew_at() {
             continue;
         }

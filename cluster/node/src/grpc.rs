@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,7 +37,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Stream {
     inner: TlsStream<TcpStream>,
-    caller: Caller,
+    contact: Contact,
     /// Its place among the open connections.
     _place: OwnedSemaphorePermit,
     /// Until when it must have said something; none once it has.
@@ -46,31 +47,46 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(
         inner: TlsStream<TcpStream>,
-        caller: Caller,
+        contact: Contact,
         place: OwnedSemaphorePermit,
         begin_within: Duration,
     ) -> Self {
         Self {
             inner,
-            caller,
+            contact,
             _place: place,
             begin: Some(Box::pin(tokio::time::sleep(begin_within))),
         }
     }
 }
 
+/// Who calls, and from where. In the extensions of every request that came over the cluster port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contact {
+    pub caller: Caller,
+    pub address: SocketAddr,
+}
+
 /// Who calls; of a request that came over the cluster port.
 #[must_use]
 pub fn caller<T>(request: &tonic::Request<T>) -> Caller {
-    let found = request.extensions().get::<Caller>();
-    found.copied().unwrap_or(Caller::Nobody)
+    let found = request.extensions().get::<Contact>();
+    found.map_or(Caller::Nobody, |contact| contact.caller)
+}
+
+/// Serves both. No service may be in both of them.
+#[must_use]
+pub fn merge(routes: Routes, others: Routes) -> Routes {
+    // Each answers what it does not know; of two such answers one is left.
+    let others = others.into_axum_router().reset_fallback();
+    Routes::from(routes.into_axum_router().merge(others))
 }
 
 impl Connected for Stream {
-    type ConnectInfo = Caller;
+    type ConnectInfo = Contact;
 
-    fn connect_info(&self) -> Caller {
-        self.caller
+    fn connect_info(&self) -> Contact {
+        self.contact
     }
 }
 
@@ -249,4 +265,15 @@ async fn channel(
             async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
         }))
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_routes_with_an_answer_for_the_unknown_are_one() {
+        let merged = merge(Routes::default(), Routes::default());
+        drop(merge(merged, Routes::default()));
+    }
 }

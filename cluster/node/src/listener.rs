@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use warren_cluster_core::ids::NodeId;
 
-use crate::grpc::{self, Routes};
+use crate::grpc::{self, Contact, Routes};
 use crate::link::{Links, Refusal};
 use crate::tls::{self, CertificateDer, Credentials, Key, Name, explain, name_of, plain_server};
 
@@ -46,7 +46,7 @@ pub(crate) mod alpn {
     pub(crate) const GRPC: &[u8] = b"h2";
 }
 
-/// Who is at the other end, by the certificate. gRPC services find it in a request's extensions.
+/// Who is at the other end, by the certificate. gRPC services ask [`grpc::caller`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Caller {
     /// A node of this cluster.
@@ -78,7 +78,14 @@ impl Listener {
     /// # Errors
     /// When it cannot be had.
     pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
+        Self::new(TcpListener::bind(address).await?)
+    }
+
+    /// On a socket that listens already.
+    ///
+    /// # Errors
+    /// When its address cannot be had.
+    pub fn new(socket: TcpListener) -> std::io::Result<Self> {
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
@@ -233,7 +240,11 @@ impl Door {
                 let Ok(place) = places.clone().try_acquire_owned() else {
                     return self.refuse(from, &Refusal::Crowded);
                 };
-                let stream = grpc::Stream::new(stream, caller, place, self.handshake_timeout);
+                let contact = Contact {
+                    caller,
+                    address: from,
+                };
+                let stream = grpc::Stream::new(stream, contact, place, self.handshake_timeout);
                 // Fails when the port is being closed.
                 let _ = self.grpc.send(stream).await;
             }

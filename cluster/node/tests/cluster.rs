@@ -85,6 +85,10 @@ impl Machine for Tally {
 
     fn flush(&mut self, _: &mut Context<'_, ()>) {}
 
+    fn has_parked(&self) -> bool {
+        false
+    }
+
     fn deadline(&self) -> Option<ids::Instant> {
         None
     }

@@ -89,6 +89,10 @@ impl Machine for Shelf {
 
     fn flush(&mut self, _context: &mut Context<'_, Vec<Bytes>>) {}
 
+    fn has_parked(&self) -> bool {
+        false
+    }
+
     fn deadline(&self) -> Option<Instant> {
         None
     }

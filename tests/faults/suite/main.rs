@@ -7,6 +7,7 @@
 //! and how long something took is printed but never decides. Tests run one after the other, so that
 //! what they print of time and memory means something.
 
+mod admin;
 mod alarms;
 mod backlog;
 mod broker;
@@ -99,6 +100,11 @@ const TESTS: &[(&str, Test)] = tests![
     lifecycle::second_signal_exits_at_once,
     restart::ready_line_and_node_json_agree,
     restart::restart_keeps_what_is_durable,
+    admin::users_of_the_command_line_log_in_over_amqp,
+    admin::strangers_are_told_why_they_are_not_let_in,
+    admin::definitions_go_out_and_come_in,
+    admin::backups_are_made_verified_and_restored,
+    admin::a_failed_backup_is_counted_and_logged,
 ];
 
 fn main() -> ExitCode {

@@ -1,4 +1,5 @@
-//! Prints the Rust code of one file of our gRPC, made without protoc: `xtask-grpc FOLDER FILE`.
+//! Prints the Rust code of one file of our gRPC, made without protoc: `xtask-grpc FOLDER FILE`;
+//! with `--descriptors` also what a server needs to describe it (reflection).
 //!
 //! Apart from xtask so that nobody waits for a protobuf compiler who only wants to run a task;
 //! `cargo xtask codegen` builds it, formats what it prints and compares or writes it.
@@ -7,18 +8,26 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use prost::Message as _;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, file] = arguments.as_slice() else {
-        bail!("usage: xtask-grpc FOLDER FILE");
+    let (folder, file, described) = match arguments.as_slice() {
+        [folder, file] => (folder, file, false),
+        [folder, file, flag] if flag == "--descriptors" => (folder, file, true),
+        _ => bail!("usage: xtask-grpc FOLDER FILE [--descriptors]"),
     };
-    print!("{}", generate(folder, file)?);
+    print!("{}", generate(folder, file, described)?);
     Ok(())
 }
 
-fn generate(folder: &str, file: &str) -> Result<String> {
+fn generate(folder: &str, file: &str, described: bool) -> Result<String> {
     let files = protox::compile([file], [folder])?;
+    let mut bare = files.clone();
+    for file in &mut bare.file {
+        // Comments and places: for people who have the sources.
+        file.source_code_info = None;
+    }
     let package = files
         .file
         .iter()
@@ -32,7 +41,14 @@ fn generate(folder: &str, file: &str) -> Result<String> {
         .out_dir(&out.0)
         .compile_fds(files)?;
     let code = out.0.join(format!("{package}.rs"));
-    std::fs::read_to_string(&code).with_context(|| format!("{}", code.display()))
+    let mut text = std::fs::read_to_string(&code).with_context(|| format!("{}", code.display()))?;
+    if described {
+        let bytes = bare.encode_to_vec();
+        let literal = bytes.escape_ascii();
+        text.push_str("/// The encoded descriptors of the file, for reflection.\n");
+        text.push_str(&format!("pub const DESCRIPTORS: &[u8] = b\"{literal}\";\n"));
+    }
+    Ok(text)
 }
 
 /// A folder of our own: the generator writes files.
@@ -71,11 +87,14 @@ mod tests {
             "syntax = \"proto3\"; package a.v1; message M { bytes b = 1; } \
                service S { rpc Do(M) returns (M); }",
         );
-        let code = generate(&root, "a.proto").expect("generates");
+        let code = generate(&root, "a.proto", false).expect("generates");
+        assert!(!code.contains("DESCRIPTORS"), "{code}");
+        let described = generate(&root, "a.proto", true).expect("generates");
+        assert!(described.contains("DESCRIPTORS"), "{described}");
         assert!(code.contains("pub struct M"), "{code}");
         assert!(code.contains("::prost::bytes::Bytes"), "{code}");
         assert!(code.contains("pub trait S:"), "{code}");
         write("syntax = \"proto3\"; message M { bytes b = 1; bytes c = 1; }");
-        assert!(generate(&root, "a.proto").is_err());
+        assert!(generate(&root, "a.proto", false).is_err());
     }
 }

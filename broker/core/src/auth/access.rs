@@ -94,6 +94,12 @@ impl<'a> Resource<'a> {
 }
 
 impl Pattern {
+    /// Whether it is an expression at all; one that is not matches nothing.
+    #[must_use]
+    pub fn is_valid(source: &str) -> bool {
+        compile(source).is_some()
+    }
+
     #[must_use]
     pub fn new(source: &str) -> Self {
         Self {

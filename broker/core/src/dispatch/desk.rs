@@ -341,26 +341,37 @@ impl machine::Desk<Input, Effect> for Desk {
 
     fn claim(&mut self, node: NodeId, careful: bool) -> Option<Input> {
         self.careful = careful;
-        let seats = self
-            .seats
-            .iter()
-            .map(|(&(session, queue, number), seat)| ClaimedSeat {
+        let mut seats = BTreeMap::new();
+        for (&(session, queue, number), seat) in &self.seats {
+            let claimed = ClaimedSeat {
                 queue,
                 holder: Holder { session, number },
-                consumer: seat
-                    .consumer
-                    .as_ref()
-                    .map(|attach| outward(attach, careful)),
+                consumer: seat.consumer.as_ref().map(|it| outward(it, careful)),
                 held: seat
                     .held
                     .iter()
                     .map(|(first, last)| (*first, *last))
                     .collect(),
+            };
+            seats.insert((session, queue, number), claimed);
+        }
+        // What is settled and not known to be in the log is out too, until the settles come that
+        // follow the claim: nobody else may get it in between.
+        for (_, settle) in &self.unpaid {
+            let seat = seats.entry(key(settle.queue, settle.holder));
+            let seat = seat.or_insert_with(|| ClaimedSeat {
+                queue: settle.queue,
+                holder: settle.holder,
+                consumer: None,
+                held: Vec::new(),
             });
-        Some(Input::Claim(Claim {
-            node,
-            seats: seats.collect(),
-        }))
+            seat.held.push((settle.first.0, settle.last.0));
+        }
+        let mut seats: Vec<ClaimedSeat> = seats.into_values().collect();
+        for seat in &mut seats {
+            seat.held.sort_unstable();
+        }
+        Some(Input::Claim(Claim { node, seats }))
     }
 
     fn take_unsettled(&mut self) -> Vec<Input> {
@@ -495,7 +506,7 @@ mod tests {
         desk.send(Seq(2), Input::Settle(settle(2, 3, Verdict::Ack)));
         let requeue = settle(9, 9, Verdict::Requeue { failed: true });
         desk.send(Seq(3), Input::Settle(requeue));
-        assert_eq!(held(&mut desk), [(1, 1), (4, 5)]);
+        assert_eq!(held(&mut desk), [(1, 1), (2, 3), (4, 5)]);
         let Some(Input::Claim(claim)) = desk.claim(NODE, true) else {
             panic!("a claim");
         };
@@ -535,6 +546,8 @@ mod tests {
         for input in inputs {
             desk.send(Seq(2), input);
         }
+        assert_eq!(held(&mut desk), [(3, 5)], "until it is paid");
+        desk.paid(Seq(2));
         assert_eq!(held(&mut desk), []);
         let (_, sent) = attached(true, false);
         assert_eq!(sent, Input::Attach(attach(true, 1)), "here the leader does");

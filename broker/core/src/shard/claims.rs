@@ -40,6 +40,8 @@ impl Shard {
 
     /// A node says what its sessions have and hold.
     pub(super) fn take_claim(&mut self, claim: Claim, context: &mut Context<'_, Effect>) {
+        // What an earlier process of the node asked is asked no more.
+        self.leader.forget_inputs_of(claim.node);
         let Some(barrier) = &mut self.leader.barrier else {
             self.take_late_claim(&claim, context);
             return;
@@ -52,6 +54,7 @@ impl Shard {
 
     /// The node is ruled out: it is waited for no more, and what its sessions held goes back.
     pub(super) fn rule_out(&mut self, node: NodeId, context: &mut Context<'_, Effect>) {
+        self.leader.forget_inputs_of(node);
         if let Some(barrier) = &mut self.leader.barrier {
             barrier.nodes.remove(&node);
             barrier.claims.retain(|claim| claim.node != node);

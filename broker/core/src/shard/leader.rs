@@ -76,6 +76,23 @@ impl Leader {
         self.wake
     }
 
+    /// Forgets inputs of a node's sessions that wait.
+    pub(super) fn forget_inputs_of(&mut self, node: NodeId) {
+        let stays = |input: &Input| input.session().is_none_or(|it| it.node() != node);
+        self.waiting.retain(stays);
+        self.unparked.retain(stays);
+        self.creating.values_mut().for_each(|it| it.retain(stays));
+        self.barriers.retain(|(session, _)| session.node() != node);
+    }
+
+    /// Inputs wait for the barrier, for a queue to be made, or for the lease.
+    pub(super) fn has_parked(&self) -> bool {
+        !self.leads
+            || !self.creating.is_empty()
+            || !self.unparked.is_empty()
+            || !self.active.is_empty()
+    }
+
     /// The queue is there, whoever made it.
     pub(super) fn created(&mut self, queue: QueueId) {
         if let Some(inputs) = self.creating.remove(&queue) {
@@ -111,6 +128,23 @@ impl Input {
             Self::Attach(attach) => Some(attach.queue),
             Self::Settle(settle) => Some(settle.queue),
             Self::SettleBarrier { .. } | Self::SessionGone { .. } | Self::Claim(_) => None,
+        }
+    }
+
+    /// The session that it comes from.
+    fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Create { .. } | Self::Drop { .. } | Self::Claim(_) => None,
+            Self::Attach(attach) => Some(attach.holder.session),
+            Self::Settle(settle) => Some(settle.holder.session),
+            Self::Detach { holder, .. }
+            | Self::Gone { holder, .. }
+            | Self::Credit { holder, .. }
+            | Self::Get { holder, .. } => Some(holder.session),
+            Self::Close { asker, .. } | Self::Purge { asker, .. } | Self::Count { asker, .. } => {
+                Some(*asker)
+            }
+            Self::SettleBarrier { session, .. } | Self::SessionGone { session } => Some(*session),
         }
     }
 

@@ -129,6 +129,10 @@ impl Machine for Shard {
         self.hand_out(context);
     }
 
+    fn has_parked(&self) -> bool {
+        self.leader.has_parked()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.leader.deadline()
     }

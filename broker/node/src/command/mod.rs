@@ -1,8 +1,15 @@
-//! The command line. One file a verb; only `start` runs a node.
+//! The command line. One file a verb; only `start` runs a node, the others are clients: `health`
+//! of a node's HTTP, `perf` of AMQP, the rest of the admin API.
 
+mod backup;
+mod client;
+mod definitions;
 mod health;
+mod import;
+mod output;
 mod perf;
 mod start;
+mod user;
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +28,12 @@ struct CommandLine {
 enum Command {
     /// Run a node (what `warren` does when it is given no command).
     Start(start::Arguments),
+    /// Users and what they may do.
+    User(user::Arguments),
+    /// Definitions files: write, read in, compare.
+    Definitions(definitions::Arguments),
+    /// Backups of all definitions: make, list, verify, restore.
+    Backup(backup::Arguments),
     /// Say whether the node on this machine answers.
     Health(health::Arguments),
     /// Put load on a broker and measure what it does.
@@ -33,14 +46,24 @@ pub(crate) fn run() -> i32 {
     let result = match command {
         None => start::run(&start::Arguments::default()),
         Some(Command::Start(arguments)) => start::run(&arguments),
+        Some(Command::User(arguments)) => user::run(arguments),
+        Some(Command::Definitions(arguments)) => definitions::run(arguments),
+        Some(Command::Backup(arguments)) => backup::run(arguments),
         Some(Command::Health(arguments)) => health::run(&arguments),
         Some(Command::Perf(arguments)) => perf::run(&arguments),
     };
     match result {
         Ok(code) => code,
+        // Whoever read what we print has read enough.
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             eprintln!("warren: {error:#}");
             1
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

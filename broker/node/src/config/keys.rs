@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::values::{
-    LogFormat, MemoryLimit, address, boolean, fraction, integer, list, size, text,
+    LogFormat, MemoryLimit, address, boolean, fraction, integer, list, size, text, time_of_day,
 };
 
 type Set = fn(&mut Config, &toml::Value) -> Result<(), String>;
@@ -26,8 +26,13 @@ impl Key {
 }
 
 /// Variables that other parts of Warren read themselves.
-pub(super) const IGNORED_VARIABLES: &[&str] =
-    &["WARREN_CONFIG", "WARREN_BIN", "WARREN_SERVER", "WARREN_LOG"];
+pub(super) const IGNORED_VARIABLES: &[&str] = &[
+    "WARREN_CONFIG",
+    "WARREN_BIN",
+    "WARREN_SERVER",
+    "WARREN_PASSWORD",
+    "WARREN_LOG",
+];
 
 /// Keys of RabbitMQ that this version refuses with a reason rather than as unknown.
 const UNSUPPORTED: &[&str] = &[
@@ -282,6 +287,23 @@ const KEYS: &[Key] = &[
     Key {
         name: "cluster.shards",
         set: |c, v| put(integer(v, 1, 4096).map(|n| n as u32), &mut c.shards),
+    },
+    Key {
+        name: "warren.backup.folder",
+        set: |c, v| put(text(v).map(|path| Some(path.into())), &mut c.backup_folder),
+    },
+    Key {
+        name: "warren.backup.time",
+        set: |c, v| put(time_of_day(v), &mut c.backup_time),
+    },
+    Key {
+        name: "warren.backup.keep_days",
+        set: |c, v| {
+            put(
+                integer(v, 1, 36_500).map(|n| n as u32),
+                &mut c.backup_keep_days,
+            )
+        },
     },
     Key {
         name: "log.sync",

@@ -9,7 +9,7 @@ mod values;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub(crate) use values::{LogFormat, MemoryLimit};
+pub(crate) use values::{LogFormat, MemoryLimit, TimeOfDay};
 
 /// What the node runs with. Sizes in bytes, times in milliseconds unless the name says else.
 #[derive(Clone, Debug)]
@@ -61,6 +61,12 @@ pub(crate) struct Config {
     /// Bodies kept in memory beside what queues without a log hold.
     pub(crate) young_bytes: u64,
 
+    /// Where backups go; `None`: `backups` in the data folder.
+    pub(crate) backup_folder: Option<PathBuf>,
+    /// When backups are made every day; `None`: only when they are asked for.
+    pub(crate) backup_time: Option<TimeOfDay>,
+    pub(crate) backup_keep_days: u32,
+
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
 }
@@ -102,6 +108,9 @@ impl Default for Config {
             log_sync: true,
             segment_bytes: 64 * 1024 * 1024,
             young_bytes: 64 * 1024 * 1024,
+            backup_folder: None,
+            backup_time: Some(TimeOfDay { minutes: 2 * 60 }),
+            backup_keep_days: 30,
             log_level: "info".into(),
             log_format: LogFormat::Text,
         }
@@ -302,6 +311,20 @@ mod tests {
             error,
             "test.toml: key 'heartbeat': 'often' is not a whole number"
         );
+    }
+
+    #[test]
+    fn backups_have_a_time_of_day_or_none() {
+        let config = from_text("warren.backup.time = '23:59'\nwarren.backup.keep_days = 7");
+        let config = config.expect("known keys");
+        assert_eq!(config.backup_time, Some(TimeOfDay { minutes: 1439 }));
+        assert_eq!(config.backup_keep_days, 7);
+        let config = from_text("warren.backup.time = 'off'").expect("known");
+        assert_eq!(config.backup_time, None);
+        for wrong in ["24:00", "2", "02:60", "2:00 pm", "+2:00"] {
+            let error = from_text(&format!("warren.backup.time = '{wrong}'")).expect_err("no time");
+            assert!(error.to_string().contains("HH:MM"), "{error}");
+        }
     }
 
     #[test]

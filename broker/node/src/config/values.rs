@@ -18,6 +18,31 @@ pub(crate) enum MemoryLimit {
     Absolute(u64),
 }
 
+/// A minute of every day, in UTC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TimeOfDay {
+    /// Since midnight.
+    pub(crate) minutes: u32,
+}
+
+/// `HH:MM`, or `off`.
+pub(super) fn time_of_day(value: &toml::Value) -> Result<Option<TimeOfDay>, String> {
+    let text = text(value)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let wrong = || format!("'{text}' is neither HH:MM nor 'off'");
+    let (hours, minutes) = text.split_once(':').ok_or_else(wrong)?;
+    let number = |digits: &str, limit: u32| {
+        let two = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.parse::<u32>().ok();
+        let number = number.filter(|number| two && *number < limit);
+        number.ok_or_else(wrong)
+    };
+    let minutes = number(hours, 24)? * 60 + number(minutes, 60)?;
+    Ok(Some(TimeOfDay { minutes }))
+}
+
 /// A whole number within `low..=high`, also when written as text.
 pub(super) fn integer(value: &toml::Value, low: u64, high: u64) -> Result<u64, String> {
     let number = match value {

@@ -58,7 +58,7 @@ fn error(status: StatusCode, error: &str, reason: &str) -> Response {
 }
 
 /// The name and password of a `Basic` authorization header.
-fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
+pub(crate) fn credentials(headers: &HeaderMap) -> Option<(String, Vec<u8>)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {

@@ -24,6 +24,8 @@ const APPLY_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of entries in one message to a peer, and such messages on their way at once.
 const MESSAGE_BYTES_MAX: u64 = 512 << 10;
 const MESSAGES_MAX: usize = 64;
+/// The context of a request for votes that does not wait for a lease to end.
+const FORCED: &[u8] = b"CampaignTransfer";
 /// Ticks that a peer has to answer to the snapshot that it was told of.
 const SNAPSHOT_TICKS_MAX: u32 = 2 * ELECTION_TICKS;
 
@@ -121,6 +123,7 @@ impl Group {
     pub(super) fn tick(&mut self, now: Instant) {
         self.set_now(now);
         self.node.tick();
+        self.check_transfer();
         self.draw_timeout();
         self.check_told();
         self.lease = self.lease();
@@ -132,6 +135,19 @@ impl Group {
             self.started = true;
             let millis = u64::from(ELECTION_TICKS) * TICK_MILLIS;
             self.silent_until = Some(now.plus_millis(millis));
+        }
+    }
+
+    /// A lead that was to be handed over and was not taken: the one who was told to take it may
+    /// still do so in this term, whatever lease others believe in. So the lead is taken anew, in
+    /// the next term.
+    fn check_transfer(&mut self) {
+        let raft = &mut self.node.raft;
+        let leads = raft.state == StateRole::Leader;
+        let given_up = self.lease_given_up == Some(raft.term);
+        if leads && given_up && raft.lead_transferee.is_none() {
+            raft.become_follower(raft.term, raft::INVALID_ID);
+            raft.campaign(FORCED);
         }
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
 use crate::consensus::{MemberChange, Members, TICK_MILLIS};
-use crate::ids::{Index, Instant, NodeId, Now, ReplicaId, ShardId, Term};
+use crate::ids::{Index, Instant, Life, NodeId, Now, ReplicaId, ShardId, Term};
 use crate::inbox::Outputs;
 use crate::link::{self, Dealing, Parcel};
 use crate::machine::Machine;
@@ -138,8 +138,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 outputs.committed.push((ticket, committed));
             }
         } else if let Some(at) = queue_at(shard, self.options.shards) {
-            if let Parcel::Dealing { term, dealing } = parcel {
-                self.deal(at, from, (term, dealing), now, outputs);
+            if let Parcel::Dealing {
+                term,
+                life,
+                dealing,
+            } = parcel
+            {
+                self.deal(at, from, (term, life, dealing), now, outputs);
             } else {
                 let (settled, mail) = (&mut outputs.done, &mut self.store.mail);
                 self.queues[at].receive(from, parcel, now, room, mail, settled);
@@ -154,7 +159,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         &mut self,
         at: usize,
         from: NodeId,
-        dealing: (Term, Dealing),
+        dealing: (Term, Life, Dealing),
         now: Now,
         outputs: &mut Outputs<M::Effect, T>,
     ) {

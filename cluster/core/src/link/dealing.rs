@@ -1,7 +1,9 @@
 //! What a node's sessions and the leader of a shard elsewhere say to each other, numbered.
 //!
-//! Layout, little endian: kind u8, term u64, then: input: life u64, number u64, the rest its
-//! bytes; effect: number u64, the rest its bytes; got: number u64, paid u64, again u8.
+//! Both are of one life of the node's process: what is late from an earlier one means nothing.
+//!
+//! Layout, little endian: kind u8, term u64, life u64, then: input or effect: number u64, the rest
+//! its bytes; got: number u64, paid u64, again u8.
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -16,11 +18,7 @@ const GOT: u8 = 3;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Dealing {
     /// For the leader's machine.
-    Input {
-        life: Life,
-        seq: Seq,
-        bytes: Vec<Bytes>,
-    },
+    Input { seq: Seq, bytes: Vec<Bytes> },
     /// For a session of the receiving node.
     Effect { seq: Seq, bytes: Vec<Bytes> },
     /// All up to this number has come, and what follows from inputs up to `paid` is in the log.
@@ -34,10 +32,10 @@ impl Dealing {
         !matches!(self, Self::Got { .. })
     }
 
-    pub(super) fn encode(&self, term: Term, out: &mut Parts) {
+    pub(super) fn encode(&self, term: Term, life: Life, out: &mut Parts) {
         let head = out.open();
         match self {
-            Self::Input { life, seq, bytes } => {
+            Self::Input { seq, bytes } => {
                 head.put_u8(INPUT);
                 head.put_u64_le(term.0);
                 head.put_u64_le(life.0);
@@ -47,12 +45,14 @@ impl Dealing {
             Self::Effect { seq, bytes } => {
                 head.put_u8(EFFECT);
                 head.put_u64_le(term.0);
+                head.put_u64_le(life.0);
                 head.put_u64_le(seq.0);
                 bytes.iter().for_each(|piece| out.attach(piece));
             }
             Self::Got { got, paid, again } => {
                 head.put_u8(GOT);
                 head.put_u64_le(term.0);
+                head.put_u64_le(life.0);
                 head.put_u64_le(got.0);
                 head.put_u64_le(paid.0);
                 head.put_u8(u8::from(*again));
@@ -61,12 +61,15 @@ impl Dealing {
     }
 
     /// Takes all of `rest`.
-    pub(super) fn decode(rest: &mut Bytes, whole: usize) -> Result<(Term, Self), &'static str> {
+    pub(super) fn decode(
+        rest: &mut Bytes,
+        whole: usize,
+    ) -> Result<(Term, Life, Self), &'static str> {
         let kind = rest.try_get_u8().map_err(|_| SHORT)?;
         let term = Term(word(rest)?);
+        let life = Life(word(rest)?);
         let dealing = match kind {
             INPUT => Self::Input {
-                life: Life(word(rest)?),
                 seq: Seq(word(rest)?),
                 bytes: vec![detached(std::mem::take(rest), whole)],
             },
@@ -86,7 +89,7 @@ impl Dealing {
             },
             _ => return Err("a dealing of unknown kind"),
         };
-        Ok((term, dealing))
+        Ok((term, life, dealing))
     }
 }
 

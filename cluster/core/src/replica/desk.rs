@@ -66,6 +66,8 @@ pub(super) struct Guests {
     /// For each entry of the leader's own that is on its way: what was proposed with it.
     marks: VecDeque<Vec<(NodeId, Seq)>>,
     ruled_out: BTreeSet<NodeId>,
+    /// The newest life of each node that was heard of in this term.
+    lives: BTreeMap<NodeId, Life>,
 }
 
 impl<M: Machine> Booth<M> {
@@ -196,16 +198,22 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let bytes = parts.take();
         let numbered = self.booth.sender.push(bytes.clone(), turn.now.mono);
         debug_assert_eq!(numbered, seq, "numbered alike here and there");
-        let dealing = Dealing::Input {
-            life: self.origin.life(),
-            seq,
-            bytes,
-        };
-        self.deal(leader, term, dealing, turn.mail);
+        self.deal(
+            leader,
+            term,
+            self.origin.life(),
+            Dealing::Input { seq, bytes },
+            turn.mail,
+        );
     }
 
-    fn deal(&self, to: NodeId, term: Term, dealing: Dealing, mail: &mut Mail) {
-        mail.send(to, self.shard(), &Parcel::Dealing { term, dealing });
+    fn deal(&self, to: NodeId, term: Term, life: Life, dealing: Dealing, mail: &mut Mail) {
+        let dealing = Parcel::Dealing {
+            term,
+            life,
+            dealing,
+        };
+        mail.send(to, self.shard(), &dealing);
     }
 
     /// Takes what another node says of sessions. Effects for sessions here go to `effects`.
@@ -215,14 +223,14 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     pub(crate) fn take_dealing(
         &mut self,
         from: NodeId,
-        (term, dealing): (Term, Dealing),
+        (term, life, dealing): (Term, Life, Dealing),
         known: Version,
         effects: &mut Vec<M::Effect>,
         turn: &mut Turn<'_, M::Effect>,
     ) -> Result<(), Malformed> {
         let now = turn.now.mono;
         match dealing {
-            Dealing::Input { life, seq, bytes } => {
+            Dealing::Input { seq, bytes } => {
                 if self.leads != Some(term) {
                     return Ok(());
                 }
@@ -233,12 +241,13 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                         paid: Seq(0),
                         again: true,
                     };
-                    self.deal(from, term, dealing, turn.mail);
+                    self.deal(from, term, life, dealing, turn.mail);
                 }
                 self.handle_inputs(from, known, turn)
             }
             Dealing::Effect { seq, bytes } => {
                 let known_leader = self.booth.claimed == Some((term, from));
+                let known_leader = known_leader && life == self.origin.life();
                 if !known_leader || !self.booth.receiver.take(seq) {
                     return Ok(());
                 }
@@ -247,7 +256,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 Ok(())
             }
             Dealing::Got { got, paid, again } => {
-                if self.booth.claimed == Some((term, from)) {
+                if self.booth.claimed == Some((term, from)) && life == self.origin.life() {
                     self.booth.sender.acked(got, now);
                     self.booth.desk.paid(paid);
                     if again && got == Seq(0) && self.booth.sender.first() > Seq(1) {
@@ -257,6 +266,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                     }
                 } else if self.leads == Some(term)
                     && let Some(guest) = self.guests.nodes.get_mut(&from)
+                    && guest.life == life
                 {
                     guest.sender.acked(got, now);
                     if again {
@@ -270,11 +280,17 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// False when the node's claim has to come first.
     fn take_input(&mut self, from: NodeId, life: Life, seq: Seq, bytes: &[Bytes]) -> bool {
+        let newest = self.guests.lives.get(&from).copied().unwrap_or_default();
+        if life < newest {
+            // Late, from a process that is no more.
+            return true;
+        }
         let guest = self.guests.nodes.get(&from);
         if guest.is_none_or(|guest| guest.life != life) {
             if seq != Seq(1) {
                 return false;
             }
+            self.guests.lives.insert(from, life);
             let guest = Guest {
                 life,
                 sender: Sender::default(),
@@ -385,30 +401,41 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         M::Desk::encode_effect(effect, &mut parts);
         let bytes = parts.take();
         let seq = guest.sender.push(bytes.clone(), now);
-        self.deal(to, term, Dealing::Effect { seq, bytes }, mail);
+        let life = guest.life;
+        self.deal(to, term, life, Dealing::Effect { seq, bytes }, mail);
     }
 
     /// Tells what has come, where the other end does not know it.
     pub(crate) fn tell_got(&mut self, mail: &mut Mail) {
         let shard = self.shard();
-        let mut tell = |to, term, got, paid, again| {
-            let dealing = Dealing::Got { got, paid, again };
-            mail.send(to, shard, &Parcel::Dealing { term, dealing });
+        let mut tell = |to, (term, life), got, paid, again| {
+            let dealing = Parcel::Dealing {
+                term,
+                life,
+                dealing: Dealing::Got { got, paid, again },
+            };
+            mail.send(to, shard, &dealing);
         };
         if let Some((term, leader)) = self.booth.claimed
             && leader != self.origin.node()
             && let Some((got, again)) = self.booth.receiver.news()
         {
-            tell(leader, term, got, Seq(0), again);
+            tell(leader, (term, self.origin.life()), got, Seq(0), again);
         }
         if let Some(term) = self.leads {
             for (node, guest) in &mut self.guests.nodes {
                 let paid = guest.work.paid;
                 let news = guest.receiver.news();
                 if let Some((got, again)) = news {
-                    tell(*node, term, got, paid, again);
+                    tell(*node, (term, guest.life), got, paid, again);
                 } else if paid != guest.work.told {
-                    tell(*node, term, guest.receiver.told(), paid, false);
+                    tell(
+                        *node,
+                        (term, guest.life),
+                        guest.receiver.told(),
+                        paid,
+                        false,
+                    );
                 }
                 guest.work.told = paid;
             }
@@ -422,8 +449,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         };
         let life = self.origin.life();
         for (seq, bytes) in self.booth.sender.again(now) {
-            let dealing = Dealing::Input { life, seq, bytes };
-            self.deal(leader, term, dealing, mail);
+            self.deal(leader, term, life, Dealing::Input { seq, bytes }, mail);
         }
     }
 
@@ -431,8 +457,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let (Some(term), Some(guest)) = (self.leads, self.guests.nodes.get_mut(&to)) else {
             return;
         };
+        let life = guest.life;
         for (seq, bytes) in guest.sender.again(now) {
-            self.deal(to, term, Dealing::Effect { seq, bytes }, mail);
+            self.deal(to, term, life, Dealing::Effect { seq, bytes }, mail);
         }
     }
 

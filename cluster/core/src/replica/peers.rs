@@ -235,7 +235,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             // node's disk is behind: it comes first in the log.
             Kind::Numbered if origin.0 > self.state.applied().0.0 => {}
             Kind::Numbered => {
-                mail.send(from, shard, &Parcel::Closed { origin });
+                // One that has lost the lead and does not know it may not know the origin either.
+                if now.mono < self.consensus.lease_until() {
+                    mail.send(from, shard, &Parcel::Closed { origin });
+                }
                 return;
             }
             _ => return,

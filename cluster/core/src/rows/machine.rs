@@ -185,6 +185,10 @@ impl Machine for Rows {
 
     fn flush(&mut self, _context: &mut Context<'_, Change>) {}
 
+    fn has_parked(&self) -> bool {
+        false
+    }
+
     fn deadline(&self) -> Option<Instant> {
         None
     }

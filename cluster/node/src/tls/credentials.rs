@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use warren_cluster_core::ids::{NodeId, Time};
 
 use super::authority::renew_at;
+use super::names::cluster_of;
 use super::verify::{NodeVerifier, PeerVerifier};
 use super::{AdminKeys, ClusterId, Error, Key, Name, NodeKeys, provider};
 use crate::listener::alpn;
@@ -157,6 +158,20 @@ pub fn admin_client(keys: &AdminKeys) -> Result<Dial, Error> {
     };
     let name = name(keys.cluster, None)?;
     Dial::new(Arc::new(verifier), Some(Arc::new(shown)), name, alpn::GRPC)
+}
+
+/// For the gRPC of somebody who shows no certificate, to any node of the authority's cluster.
+///
+/// # Errors
+/// When it is not the authority of a Warren cluster.
+pub fn user_client(authority: &CertificateDer<'static>) -> Result<Dial, Error> {
+    let cluster = cluster_of(authority)?;
+    let verifier = NodeVerifier {
+        cluster,
+        roots: Arc::new(roots(authority)?),
+        wanted: None,
+    };
+    Dial::anonymous(Arc::new(verifier), cluster)
 }
 
 /// How to make TLS of a connection that we opened.

@@ -15,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use warren_cluster_core::ids::{NodeId, Time};
 
-use super::authority::validity;
+use super::authority::{renew_at, validity};
 use super::verify::{explain_tls, node_signed_by};
 use super::{Authority, ClusterId, Error, Key, Name, NameFault, SignRequest, name_of};
 
@@ -204,6 +204,34 @@ impl Files {
         write(&self.tls.join("ca.key"), key.as_bytes(), SECRET)
     }
 
+    /// Where this folder holds the authority's key: signs anew those of its certificates that are
+    /// at two thirds of their life. Gives the node's keys if they are new.
+    ///
+    /// # Errors
+    /// When a file is not what it should be, or cannot be written.
+    pub fn renew(&self, now: Time) -> Result<Option<NodeKeys>, Error> {
+        let Some(keys) = self.node()? else {
+            return Ok(None);
+        };
+        let Some(authority) = self.authority(keys.cluster)? else {
+            return Ok(None);
+        };
+        if let Some(admin) = self.admin()?
+            && renew_at(&admin.certificate)? <= now
+        {
+            self.store_admin(&authority.issue_admin(now, Authority::ADMIN_LIFE_MS)?)?;
+        }
+        if renew_at(&keys.certificate)? > now {
+            return Ok(None);
+        }
+        let request = SignRequest::parse(&keys.key.sign_request()?)?;
+        let life_ms = Authority::NODE_LIFE_MS;
+        let certificate = authority.sign_node(keys.node, &request, now, life_ms)?;
+        let keys = NodeKeys::new(keys.authority, certificate, keys.key)?;
+        self.store_node(&keys)?;
+        Ok(Some(keys))
+    }
+
     /// The administrator's key and certificate, if they are there.
     ///
     /// # Errors
@@ -243,6 +271,17 @@ impl Files {
         let certificate = pem(&keys.certificate);
         write(&admin.join("cert.pem"), certificate.as_bytes(), SECRET)
     }
+}
+
+/// Reads an authority's certificate in PEM form, from wherever it was copied to.
+///
+/// # Errors
+/// When there is none.
+pub fn read_authority(path: &Path) -> Result<CertificateDer<'static>, Error> {
+    read_certificate(path)?.ok_or_else(|| Error::File {
+        path: path.to_owned(),
+        cause: "there is no such file".to_owned(),
+    })
 }
 
 fn in_file(path: &Path, error: Error) -> Error {

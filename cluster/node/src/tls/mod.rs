@@ -23,8 +23,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use authority::{Authority, Key, SignRequest};
 pub(crate) use credentials::plain_server;
-pub use credentials::{Credentials, Dial, admin_client};
-pub use files::{AdminKeys, Files, NodeKeys};
+pub use credentials::{Credentials, Dial, admin_client, user_client};
+pub use files::{AdminKeys, Files, NodeKeys, read_authority};
 pub use names::{ClusterId, Name, NameFault, name_of};
 pub(crate) use verify::{AuthorityPin, CertificatePin, explain};
 

@@ -120,6 +120,8 @@ pub enum NameFault {
     Unreadable,
     #[error("the certificate does not name a node or an administrator of a Warren cluster")]
     Nobody,
+    #[error("the certificate is not that of a Warren cluster's authority")]
+    NoAuthority,
     #[error("the certificate is of cluster {found}, not {wanted}")]
     ForeignCluster { found: ClusterId, wanted: ClusterId },
     #[error("an administrator's certificate is no node's")]
@@ -145,6 +147,22 @@ pub fn name_of(certificate: &CertificateDer<'_>) -> Result<Name, NameFault> {
         return Err(NameFault::Nobody);
     };
     Name::parse(name).ok_or(NameFault::Nobody)
+}
+
+/// The cluster that an authority's certificate is of.
+///
+/// # Errors
+/// When it is not the authority of a Warren cluster.
+pub(super) fn cluster_of(authority: &CertificateDer<'_>) -> Result<ClusterId, NameFault> {
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(authority).map_err(|_| NameFault::Unreadable)?;
+    let common = parsed.subject().iter_common_name().next();
+    common
+        .and_then(|name| name.as_str().ok())
+        .and_then(|name| name.strip_prefix("warren "))
+        .and_then(ClusterId::parse)
+        .filter(|_| parsed.is_ca())
+        .ok_or(NameFault::NoAuthority)
 }
 
 #[cfg(test)]

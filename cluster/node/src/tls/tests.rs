@@ -330,3 +330,47 @@ fn fingerprints_read_back() {
         assert_eq!(Fingerprint::parse(bad), None, "{bad}");
     }
 }
+
+#[test]
+fn users_know_a_node_by_the_authority() {
+    let authority = authority(CLUSTER);
+    let server = credentials(&keys(&authority, 1));
+    let dial = user_client(authority.certificate()).expect("a client");
+    assert_eq!(handshake(&server, &dial), Ok(None));
+    let stranger = Authority::generate(CLUSTER, wall_clock()).expect("an authority");
+    let dial = user_client(stranger.certificate()).expect("a client");
+    assert!(handshake(&server, &dial).is_err());
+    let leaf = keys(&authority, 1).certificate;
+    let error = user_client(&leaf).expect_err("no authority's");
+    assert!(error.to_string().contains("authority"), "{error}");
+}
+
+#[test]
+fn a_folder_renews_what_is_at_two_thirds_of_its_life() {
+    let folder = Folder::new("tls-renew");
+    let files = Files::new(folder.path());
+    let begin = wall_clock();
+    let founded = files.found(begin).expect("founds");
+    let later = |ms: u64| Time(begin.0 + ms);
+    let life = Authority::NODE_LIFE_MS;
+    assert!(files.renew(later(life / 2)).expect("reads").is_none());
+    let admin = files.admin().expect("reads").expect("is there");
+    let renewed = files.renew(later(life / 3 * 2 + DAY_MS)).expect("renews");
+    let renewed = renewed.expect("is due");
+    assert_eq!(
+        (renewed.node, renewed.cluster),
+        (founded.node, founded.cluster)
+    );
+    assert!(renewed.valid_until().expect("reads") > founded.valid_until().expect("reads"));
+    let stored = files.node().expect("reads").expect("is there");
+    assert_eq!(stored.certificate, renewed.certificate);
+    let kept = files.admin().expect("reads").expect("is there");
+    assert_eq!(kept.certificate, admin.certificate);
+    let much_later = later(Authority::ADMIN_LIFE_MS / 3 * 2 + DAY_MS);
+    assert!(files.renew(much_later).expect("renews").is_some());
+    let kept = files.admin().expect("reads").expect("is there");
+    assert_ne!(kept.certificate, admin.certificate);
+    // Without the authority's key it is the cluster that signs.
+    std::fs::remove_file(folder.path().join("tls/ca.key")).expect("removes");
+    assert!(files.renew(Time(u64::MAX / 2)).expect("reads").is_none());
+}

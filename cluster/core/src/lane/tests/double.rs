@@ -177,6 +177,10 @@ impl Machine for Double {
 
     fn flush(&mut self, _context: &mut Context<'_, Told>) {}
 
+    fn has_parked(&self) -> bool {
+        false
+    }
+
     fn deadline(&self) -> Option<Instant> {
         None
     }

@@ -1,0 +1,5 @@
+//! Plans are carried out on a toy cluster until nothing is left to do.
+
+mod properties;
+mod scenarios;
+mod toy;

@@ -1,0 +1,135 @@
+//! Whatever happens to a cluster, plans bring it to rest and hurt nothing on the way.
+
+use proptest::prelude::*;
+
+use super::toy::{Toy, is_even};
+use crate::ids::NodeId;
+use crate::placement::NodeState;
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Add(u8),
+    State(u8, NodeState),
+    Kill(u8),
+    Revive(u8),
+    Delay,
+    Weigh(u8, u16),
+    Turns(u8),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let state = prop_oneof![
+        Just(NodeState::Active),
+        Just(NodeState::Draining),
+        Just(NodeState::Removed)
+    ];
+    prop_oneof![
+        3 => any::<u8>().prop_map(Event::Add),
+        2 => (any::<u8>(), state).prop_map(|(node, state)| Event::State(node, state)),
+        2 => any::<u8>().prop_map(Event::Kill),
+        2 => any::<u8>().prop_map(Event::Revive),
+        1 => Just(Event::Delay),
+        2 => (any::<u8>(), any::<u16>()).prop_map(|(shard, weight)| Event::Weigh(shard, weight)),
+        4 => any::<u8>().prop_map(Event::Turns),
+    ]
+}
+
+fn happen(toy: &mut Toy, event: Event, zones: u8) {
+    let known = toy.cluster.nodes.len();
+    let nth = |toy: &Toy, at: u8| -> NodeId { toy.cluster.nodes[usize::from(at) % known].id };
+    match event {
+        Event::Add(zone) => {
+            toy.add(["a", "b", "c", "d"][usize::from(zone % zones)]);
+        }
+        Event::State(node, state) => {
+            let node = nth(toy, node);
+            toy.set(node, state);
+        }
+        Event::Kill(node) => {
+            let node = nth(toy, node);
+            toy.kill(node);
+        }
+        Event::Revive(node) => {
+            let node = nth(toy, node);
+            toy.revive(node);
+        }
+        Event::Delay => toy.wait_out_the_delay(),
+        Event::Weigh(shard, weight) => {
+            let at = usize::from(shard) % toy.cluster.shards.len();
+            toy.cluster.shards[at].weight = u64::from(weight);
+        }
+        Event::Turns(turns) => {
+            for _ in 0..turns % 32 {
+                toy.turn();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_life_comes_to_rest(
+        shards in 1..20_u32,
+        zones in 1..5_u8,
+        copying_max in 1..4_usize,
+        events in proptest::collection::vec(event(), 0..40),
+    ) {
+        let mut toy = Toy::new(shards, "a");
+        toy.options.copying_max = copying_max;
+        for event in events {
+            happen(&mut toy, event, zones);
+        }
+        toy.settle();
+        toy.check_rest();
+        let steps = toy.plan().steps;
+        prop_assert!(steps.is_empty(), "{steps:?}");
+        // All are well again.
+        for id in toy.cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+            toy.revive(id);
+            toy.set(id, NodeState::Active);
+        }
+        toy.settle();
+        toy.check_rest();
+        prop_assert!(toy.plan().is_empty());
+        for shard in &toy.cluster.shards {
+            prop_assert_eq!(shard.members.all().count(), toy.copies_wanted(shard.id));
+            prop_assert_eq!(shard.members.voters.len(), toy.voters_wanted(shard.id));
+        }
+        let zoned = toy.cluster.nodes.iter().any(|node| node.zone != toy.cluster.nodes[0].zone);
+        if !zoned {
+            prop_assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+            let voters = toy.cluster.shards.len() > 2 && toy.cluster.nodes.len() == 3;
+            prop_assert!(!voters || is_even(&toy.leaders()), "{:?}", toy.leaders());
+        }
+    }
+
+    #[test]
+    fn zones_are_as_wide_as_they_can_be(
+        shards in 1..20_u32,
+        nodes in proptest::collection::vec(0..4_usize, 2..12),
+    ) {
+        let mut toy = Toy::new(shards, "a");
+        for zone in nodes {
+            toy.add(["a", "b", "c", "d"][zone]);
+            toy.settle();
+        }
+        toy.check_rest();
+        let mut sizes = std::collections::BTreeMap::new();
+        for node in &toy.cluster.nodes {
+            *sizes.entry(node.zone.as_str()).or_insert(0_usize) += 1;
+        }
+        for shard in &toy.cluster.shards {
+            let (wide, most) = toy.zones(shard);
+            let voters = shard.members.voters.len();
+            prop_assert_eq!(wide, voters.min(sizes.len()), "shard {}", shard.id);
+            // No zone has more than one above what the others have room for.
+            let mut fair = 1;
+            while sizes.values().map(|size| *size.min(&fair)).sum::<usize>() < voters {
+                fair += 1;
+            }
+            prop_assert!(most <= fair, "shard {}: {most} in one zone", shard.id);
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! What happens to a cluster in its life, one story a test.
+
+use super::toy::{Toy, is_even};
+use crate::ids::{NodeId, ShardId};
+use crate::placement::{Hold, NodeState, Options, nodes_of_zone, quorum_risk, would_break};
+
+const SHARDS: u32 = 24;
+
+fn cluster(nodes: usize) -> Toy {
+    let mut toy = Toy::new(SHARDS, "a");
+    for _ in 1..nodes {
+        toy.add("a");
+    }
+    toy.settle();
+    toy.check_rest();
+    toy
+}
+
+fn zones(nodes_each: usize) -> Toy {
+    let mut toy = Toy::new(SHARDS, "a");
+    for at in 1..nodes_each * 3 {
+        toy.add(["a", "b", "c"][at % 3]);
+    }
+    toy.settle();
+    toy.check_rest();
+    toy
+}
+
+fn check_sizes(toy: &Toy) {
+    for shard in &toy.cluster.shards {
+        let members = &shard.members;
+        let sizes = (members.voters.len(), members.all().count());
+        let wanted = (toy.voters_wanted(shard.id), toy.copies_wanted(shard.id));
+        assert_eq!(sizes, wanted, "shard {}", shard.id);
+    }
+}
+
+#[test]
+fn a_cluster_grows_from_one_node_to_twelve() {
+    let mut toy = cluster(1);
+    assert!(toy.plan().is_empty());
+    for nodes in 2..=12 {
+        toy.made = 0;
+        toy.add("a");
+        toy.settle();
+        toy.check_rest();
+        check_sizes(&toy);
+        assert!(toy.plan().is_empty());
+        assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+        if nodes > 2 {
+            assert!(is_even(&toy.leaders()), "{:?}", toy.leaders());
+        }
+        if nodes > 3 {
+            // A share of the copies moves, no more, and a copy of the definitions is made.
+            let share = SHARDS as usize * 3 / nodes;
+            assert_eq!(toy.made, share + 1, "{nodes} nodes");
+        }
+    }
+}
+
+#[test]
+fn two_nodes_are_a_voter_and_a_learner() {
+    let toy = cluster(2);
+    for shard in &toy.cluster.shards {
+        assert_eq!(shard.members.voters.len(), 1);
+        assert_eq!(shard.members.learners.len(), 1);
+    }
+}
+
+#[test]
+fn every_node_has_the_definitions_and_five_vote() {
+    let toy = zones(4);
+    let members = &toy.cluster.shards[0].members;
+    assert_eq!((members.voters.len(), members.learners.len()), (5, 7));
+    assert_eq!(toy.zones(&toy.cluster.shards[0]), (3, 2));
+}
+
+#[test]
+fn three_zones_have_a_voter_each() {
+    let toy = zones(4);
+    for shard in &toy.cluster.shards[1..] {
+        assert_eq!(toy.zones(shard), (3, 1), "shard {}", shard.id);
+    }
+    assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+    assert!(is_even(&toy.leaders()), "{:?}", toy.leaders());
+    for zone in ["a", "b", "c"] {
+        let lost = nodes_of_zone(&toy.cluster, zone);
+        assert_eq!(lost.len(), 4);
+        assert_eq!(quorum_risk(&toy.cluster, &lost), []);
+    }
+}
+
+#[test]
+fn a_small_zone_takes_one_of_everything() {
+    let mut toy = cluster(4);
+    toy.add("b");
+    toy.settle();
+    toy.check_rest();
+    for shard in &toy.cluster.shards[1..] {
+        assert_eq!(toy.zones(shard), (2, 2), "shard {}", shard.id);
+    }
+    assert_eq!(toy.copies(), [12, 12, 12, 12, 24]);
+}
+
+#[test]
+fn a_new_zone_gets_its_share_and_no_zone_is_crowded() {
+    let mut toy = zones(2);
+    toy.add("d");
+    toy.settle();
+    toy.check_rest();
+    assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+    for shard in &toy.cluster.shards[1..] {
+        assert_eq!(toy.zones(shard), (3, 1), "shard {}", shard.id);
+    }
+}
+
+#[test]
+fn a_draining_node_leads_nothing_and_keeps_its_copies() {
+    let mut toy = cluster(4);
+    let copies = toy.copies();
+    toy.made = 0;
+    toy.set(NodeId(2), NodeState::Draining);
+    toy.settle();
+    toy.check_rest();
+    let leaders = toy.leaders();
+    assert_eq!(leaders[1], 0);
+    let others = [leaders[0], leaders[2], leaders[3]];
+    assert!(is_even(&others), "{others:?}");
+    assert_eq!((toy.copies(), toy.made), (copies, 0));
+    toy.set(NodeId(2), NodeState::Active);
+    toy.settle();
+    assert!(is_even(&toy.leaders()), "{:?}", toy.leaders());
+    assert_eq!(toy.made, 0);
+}
+
+#[test]
+fn the_only_voter_hands_over_when_it_drains() {
+    let mut toy = cluster(2);
+    toy.set(NodeId(1), NodeState::Draining);
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+    assert_eq!(toy.leaders(), [0, SHARDS as usize + 1]);
+    toy.set(NodeId(1), NodeState::Active);
+    assert!(toy.plan().is_empty(), "and stays there");
+}
+
+#[test]
+fn the_last_node_that_drains_goes_on() {
+    let mut toy = cluster(1);
+    toy.set(NodeId(1), NodeState::Draining);
+    assert!(toy.plan().is_empty());
+}
+
+#[test]
+fn a_removed_node_is_emptied() {
+    for nodes in [12, 5, 4, 3, 2] {
+        let mut toy = cluster(nodes);
+        toy.made = 0;
+        let had = toy.copies()[0];
+        toy.set(NodeId(1), NodeState::Removed);
+        assert_eq!(would_break_of(&toy, 1), []);
+        toy.settle();
+        toy.check_rest();
+        check_sizes(&toy);
+        assert_eq!(toy.cluster.nodes.len(), nodes - 1);
+        assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+        let moved = if nodes > 3 { had } else { 0 };
+        assert_eq!(toy.made, moved, "{nodes} nodes");
+    }
+}
+
+fn would_break_of(toy: &Toy, node: u64) -> Vec<ShardId> {
+    would_break(&toy.cluster, &toy.options, toy.now, NodeId(node))
+}
+
+#[test]
+fn the_last_node_cannot_be_removed() {
+    let mut toy = cluster(1);
+    let all: Vec<_> = (0..=SHARDS).map(ShardId).collect();
+    assert_eq!(would_break_of(&toy, 1), all);
+    toy.set(NodeId(1), NodeState::Removed);
+    let plan = toy.plan();
+    assert!(plan.is_empty());
+    assert_eq!(plan.held[3], (ShardId(3), Hold::NoRoom(NodeId(1))));
+}
+
+#[test]
+fn a_node_down_for_a_moment_is_waited_for() {
+    let mut toy = cluster(4);
+    toy.made = 0;
+    toy.kill(NodeId(3));
+    toy.settle();
+    assert_eq!(toy.made, 0);
+    toy.revive(NodeId(3));
+    toy.settle();
+    toy.check_rest();
+    assert_eq!(toy.made, 0);
+    assert!(is_even(&toy.leaders()), "{:?}", toy.leaders());
+}
+
+#[test]
+fn a_node_down_for_long_is_replaced_and_welcomed_back() {
+    let mut toy = cluster(5);
+    let had = toy.copies()[2];
+    toy.made = 0;
+    toy.kill(NodeId(3));
+    toy.wait_out_the_delay();
+    toy.settle();
+    assert_eq!(toy.copies()[2], 0);
+    assert!(toy.made <= had + 3, "{} copies for {had}", toy.made);
+    for shard in &toy.cluster.shards[1..] {
+        assert!(
+            shard
+                .members
+                .voters
+                .iter()
+                .all(|id| toy.is_alive(id.node()))
+        );
+    }
+    // All five are needed for five voters of the definitions, and four alive can lose one more.
+    assert_eq!(toy.cluster.shards[0].members.voters.len(), 5);
+    toy.revive(NodeId(3));
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+    assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+}
+
+#[test]
+fn with_nobody_to_replace_it_a_dead_node_is_kept() {
+    let mut toy = cluster(3);
+    toy.kill(NodeId(2));
+    toy.wait_out_the_delay();
+    toy.settle();
+    check_sizes(&toy);
+    assert_eq!(toy.copies(), [SHARDS as usize; 3]);
+    // It is removed by the operator: what is left is a voter and a learner.
+    toy.set(NodeId(2), NodeState::Removed);
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+}
+
+#[test]
+fn definitions_lose_dead_voters_when_that_makes_them_safer() {
+    let mut toy = cluster(5);
+    toy.kill(NodeId(4));
+    toy.kill(NodeId(5));
+    toy.wait_out_the_delay();
+    toy.settle();
+    let members = &toy.cluster.shards[0].members;
+    let voters: Vec<_> = members.voters.iter().map(|id| id.node().0).collect();
+    assert_eq!((voters, members.learners.len()), (vec![1, 2, 3], 2));
+    toy.revive(NodeId(4));
+    toy.revive(NodeId(5));
+    toy.settle();
+    check_sizes(&toy);
+}
+
+#[test]
+fn a_removal_waits_for_room_rather_than_give_up_votes() {
+    let mut toy = cluster(7);
+    toy.kill(NodeId(6));
+    toy.kill(NodeId(7));
+    toy.wait_out_the_delay();
+    toy.set(NodeId(4), NodeState::Removed);
+    toy.set(NodeId(5), NodeState::Removed);
+    toy.settle();
+    assert_eq!(toy.cluster.shards[0].members.voters.len(), 5);
+    let held = toy.plan().held;
+    assert!(
+        held.contains(&(ShardId::DEFINITIONS, Hold::NoRoom(NodeId(4)))),
+        "{held:?}"
+    );
+    toy.revive(NodeId(6));
+    toy.revive(NodeId(7));
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+    assert_eq!(toy.cluster.nodes.len(), 5);
+}
+
+#[test]
+fn a_shard_without_a_majority_is_reported_and_left_alone() {
+    let mut toy = cluster(4);
+    toy.kill(NodeId(1));
+    let risky = quorum_risk(&toy.cluster, &[NodeId(2)]);
+    assert!(!risky.is_empty());
+    toy.kill(NodeId(2));
+    toy.wait_out_the_delay();
+    toy.settle();
+    let plan = toy.plan();
+    assert!(plan.is_empty(), "{plan:#?}");
+    let held: Vec<_> = plan.held.iter().map(|(shard, _)| *shard).collect();
+    assert_eq!(held, risky);
+    assert_eq!(
+        plan.held[0].1,
+        Hold::NoMajority {
+            alive: 1,
+            voters: 3
+        }
+    );
+    let broken = would_break_of(&toy, 1);
+    assert_eq!(broken, risky, "removing it would not help them");
+}
+
+#[test]
+fn a_zone_that_is_lost_is_made_up_for_and_comes_back() {
+    let mut toy = zones(4);
+    let lost = nodes_of_zone(&toy.cluster, "b");
+    lost.iter().for_each(|node| toy.kill(*node));
+    toy.settle();
+    assert!(
+        toy.cluster
+            .shards
+            .iter()
+            .all(|shard| shard.leader.is_some())
+    );
+    toy.wait_out_the_delay();
+    toy.settle();
+    for shard in &toy.cluster.shards {
+        let voters = &shard.members.voters;
+        assert!(voters.iter().all(|id| toy.is_alive(id.node())));
+    }
+    lost.iter().for_each(|node| toy.revive(*node));
+    toy.settle();
+    toy.check_rest();
+    for shard in &toy.cluster.shards[1..] {
+        assert_eq!(toy.zones(shard), (3, 1), "shard {}", shard.id);
+    }
+    assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+}
+
+#[test]
+fn heavy_shards_are_spread() {
+    let mut toy = Toy::new(SHARDS, "a");
+    for _ in 1..5 {
+        toy.add("a");
+    }
+    toy.settle();
+    for shard in &mut toy.cluster.shards {
+        let on_first = shard.members.on(NodeId(1)).is_some();
+        shard.weight = if on_first { 10_000 } else { 100 };
+    }
+    let before = toy.weights();
+    toy.settle();
+    toy.check_rest();
+    let after = toy.weights();
+    let apart = |weights: &[usize]| weights.iter().max().unwrap() - weights.iter().min().unwrap();
+    let mean = after.iter().sum::<usize>() / after.len();
+    assert!(
+        apart(&before) * 2 > mean && apart(&after) * 100 <= mean * 20,
+        "{before:?} {after:?}"
+    );
+    assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+}
+
+#[test]
+fn a_copy_that_was_lost_is_made_anew_in_its_place() {
+    let mut toy = cluster(3);
+    // What noticed the loss wrote the row of a new copy on the same node.
+    let shard = &mut toy.cluster.shards[5];
+    let lost = shard.members.on(NodeId(2)).unwrap();
+    if shard.leader == Some(NodeId(2)) {
+        shard.leader = Some(NodeId(1));
+    }
+    toy.replace_in_place(5, lost);
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+    let now = toy.cluster.shards[5].members.on(NodeId(2)).unwrap();
+    assert!(now > lost && toy.cluster.shards[5].members.voters.contains(&now));
+}
+
+#[test]
+fn an_even_factor_and_one_copy_are_understood() {
+    for (replication, voters, copies) in [(1, 1, 1), (2, 1, 2), (4, 3, 4), (5, 5, 5), (0, 1, 1)] {
+        let mut toy = Toy::new(SHARDS, "a");
+        toy.options = Options {
+            replication,
+            ..toy.options
+        };
+        for _ in 1..6 {
+            toy.add("a");
+        }
+        toy.settle();
+        let members = &toy.cluster.shards[7].members;
+        let sizes = (members.voters.len(), members.all().count());
+        assert_eq!(sizes, (voters, copies), "factor {replication}");
+        assert!(is_even(&toy.copies()), "{:?}", toy.copies());
+        assert!(toy.plan().is_empty());
+    }
+}
+
+#[test]
+fn steps_say_what_they_do_and_why() {
+    let mut toy = cluster(4);
+    toy.set(NodeId(1), NodeState::Removed);
+    let plan = toy.plan();
+    let texts = plan
+        .steps
+        .iter()
+        .map(|step| format!("{}: {}", step.action, step.reason));
+    let texts: Vec<_> = texts.collect();
+    let has = |text: &str| assert!(texts.iter().any(|it| it == text), "{text}: {texts:#?}");
+    has("shard 0: remove from node 1, voter on node 4: node 1 is being removed");
+    has("shard 7: new copy on node 4: node 1 is being removed");
+    has("shard 18: lead to node 3: node 1 is being removed");
+    assert!(
+        toy.plan().moves.len() > toy.options.copying_max,
+        "what waits is told"
+    );
+}
