@@ -135,8 +135,17 @@ impl Desk {
             .map(|(key, at)| (*key, *at))
             .collect();
         for (key, number) in asked {
-            self.asked.remove(&key);
-            self.questions.remove(&number);
+            // What an operation in progress asked is answered still: it must come to its end.
+            let ends = |input: &Input| {
+                matches!(
+                    input,
+                    Input::Attach(_) | Input::Get { .. } | Input::SettleBarrier { .. }
+                )
+            };
+            if self.questions.get(&number).is_none_or(ends) {
+                self.asked.remove(&key);
+                self.questions.remove(&number);
+            }
         }
     }
 
@@ -585,7 +594,18 @@ mod tests {
             token: Token(5),
         };
         desk.send(Seq(2), count);
-        desk.send(Seq(3), Input::SessionGone { session });
+        let barrier = Input::SettleBarrier {
+            session,
+            token: Token(6),
+        };
+        desk.send(Seq(3), barrier);
+        desk.send(Seq(4), Input::SessionGone { session });
+        let answer = Effect::Reply {
+            asker: session,
+            token: Token(5),
+            reply: crate::shard::effect::Reply::NoQueue,
+        };
+        assert!(desk.receive(&answer, &mut Vec::new()), "its operation ends");
         assert!(desk.is_idle());
         assert!(!desk.receive(&deliver(3..=3), &mut Vec::new()), "too late");
     }
