@@ -1,4 +1,4 @@
-//! RabbitMQ's definitions files: what they say, read ([`parse`]) and written ([`export`]).
+//! RabbitMQ's definitions files: what they say, read ([`parse()`]) and written ([`export()`]).
 //!
 //! Invariants:
 //! - reading is tolerant of what is left out or unknown, and exact about the rest: what does not
