@@ -54,7 +54,7 @@ const ROUTES_MAX: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub node: NodeId,
-    /// This run of the node's process; drawn at random.
+    /// This run of the node's process: larger than that of every run before.
     pub life: Life,
     /// The identity of the log: no other folder's files have it.
     pub log: u64,

@@ -140,12 +140,13 @@ where
 
 fn lane_options(options: &Options, local: &Local) -> Result<lane::Options, Error> {
     let identity = local.identity;
-    let life = Life(local::random()?);
+    // Not drawn: a leader ignores a life smaller than the newest that it heard of in its term.
+    let life = Life(local.incarnation);
     let is_first = identity.replica.is_none();
     Ok(lane::Options {
         founders: is_first.then_some(identity.node).into_iter().collect(),
         log: identity.log,
-        seed: life.0,
+        seed: local::random()?,
         segment_bytes: options.segment_bytes,
         young_bytes: options.young_bytes,
         read_cache_bytes: options.read_cache_bytes,
@@ -278,5 +279,24 @@ where
             let _ = thread.join();
         }
         self.shared.end_disk();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+
+    /// A leader ignores a life smaller than the newest that it heard of in its term, so a node
+    /// that restarts with one would be deaf until the next term.
+    #[test]
+    fn every_start_lives_a_larger_life() {
+        let folder = Folder::new("life");
+        let options = Options::new(folder.path().to_owned(), "one".to_owned());
+        let lives = [(); 8].map(|()| {
+            let local = Local::open(&options.folder, options.shards, LANES).expect("opens");
+            lane_options(&options, &local).expect("options").life
+        });
+        assert!(lives.is_sorted_by(|a, b| a < b), "{lives:?}");
     }
 }

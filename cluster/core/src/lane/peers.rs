@@ -187,7 +187,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             } = stalled;
             let late = !acts;
             let known = stalled.known;
-            // Without them it is refused: its sender asks again with what it knows by then.
+            // Without them it is refused: whoever asked learns that and waits no more.
             let room = !late && self.has_room();
             self.hand_over(
                 from,
