@@ -59,7 +59,9 @@ async fn queue_declare_passive(c: &Context) -> CheckResult {
         consumer.raw.basic_qos(1, BasicQosOptions::default()),
     )
     .await?;
-    consumer.consume(&queue).await?.take(1).await?;
+    // lapin cancels a consumer that is dropped: it must outlive the question.
+    let mut inbox = consumer.consume(&queue).await?;
+    inbox.take(1).await?;
     equal(
         ch.depth(&queue).await?,
         (1, 1),
