@@ -28,6 +28,12 @@ const GRPC: &[(&str, &str, &str, bool)] = &[
         false,
     ),
     (
+        "cluster/node/proto",
+        "warren/node/v1/node.proto",
+        "cluster/node/src/proto/node_v1.rs",
+        false,
+    ),
+    (
         "broker/node/proto",
         "warren/admin/v1/admin.proto",
         "broker/node/src/proto/admin_v1.rs",

@@ -22,6 +22,7 @@ use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOpt
 use warren_broker_core::shard::Shard;
 use warren_broker_core::shard::effect::Effect;
 use warren_broker_core::topology::{Topology, User};
+use warren_cluster::cluster::Cluster;
 use warren_cluster::{Handle, Sink};
 use warren_cluster_core::ids::{Instant, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
@@ -30,6 +31,7 @@ use warren_cluster_core::rows::Change;
 use crate::alarms::{Alarms, Limits};
 use crate::commits::Commits;
 use crate::config::Config;
+use crate::events::Events;
 use crate::metrics::Registry;
 use crate::sessions::{Mailbox, Sessions, lock};
 use crate::stats::Stats;
@@ -66,6 +68,8 @@ pub(crate) struct Broker {
     stopping: AtomicBool,
     registry: Registry,
     stats: Stats,
+    cluster: OnceLock<Arc<Cluster>>,
+    events: Events,
 }
 
 impl Broker {
@@ -88,6 +92,8 @@ impl Broker {
                 incarnation: random(),
             },
             stopping: AtomicBool::new(false),
+            cluster: OnceLock::new(),
+            events: Events::new(),
             registry,
             stats,
             config,
@@ -103,6 +109,20 @@ impl Broker {
         self.lane
             .get()
             .expect("clients are served only after the lane is open")
+    }
+
+    /// The node has taken its place among others.
+    pub(crate) fn set_cluster(&self, cluster: Arc<Cluster>) {
+        assert!(self.cluster.set(cluster).is_ok(), "a node starts once");
+    }
+
+    /// The node's place among others; `None` while it starts.
+    pub(crate) fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.cluster.get().cloned()
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -247,6 +267,12 @@ impl Broker {
                 disk_free = readings.disk_free,
                 "resource alarms changed"
             );
+            let text = match after.reason() {
+                Some(reason) => format!("resource alarm: {reason}"),
+                None => "no resource alarm is in effect any more".to_owned(),
+            };
+            self.events
+                .tell("alarm", Some(self.lane().node()), None, text);
             self.stats.set_alarms(after);
             self.sessions.put_all(&Event::Blocked(after.reason()));
         }
@@ -288,7 +314,8 @@ impl Broker {
     /// Whether it is this node that does what one node of the cluster must: the one that leads
     /// shard 0. A node without peers leads all of its shards.
     pub(crate) fn is_on_duty(&self) -> bool {
-        true
+        let cluster = self.cluster.get();
+        cluster.is_some_and(|cluster| cluster.leads_definitions())
     }
 
     /// The next thing to do after a queue's shard, as soon as there is one.
@@ -413,6 +440,11 @@ impl Broker {
             .collect();
         for (shard, term) in roles {
             tracing::debug!(%shard, leads = term.is_some(), "role changed");
+            if term.is_some() && !shard.is_unlogged() {
+                let me = self.lane.get().map(Handle::node);
+                let text = format!("this node leads shard {shard} from here on");
+                self.events.tell("leader", me, Some(*shard), text);
+            }
         }
         let shards = led.keys().copied().collect();
         let inputs = reconcile::lead(&self.topology.load(), &shards).into_iter();

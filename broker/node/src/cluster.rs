@@ -173,6 +173,7 @@ pub(crate) async fn start(
         amqp: vec![amqp.to_string()],
         http: vec![http.to_string()],
         handshake_timeout: HANDSHAKE_TIMEOUT,
+        replace_after: Duration::from_secs(config.replace_after_secs),
     };
     let cluster = cluster::start(lane, NOBODY, options, listener, routes).await?;
     while let Err(error) = cluster.ready(READY_REPORT).await {

@@ -13,6 +13,7 @@ mod commits;
 mod config;
 mod connection;
 mod definitions;
+mod events;
 mod http;
 mod listener;
 mod metrics;

@@ -18,7 +18,7 @@ use crate::backup::Backups;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
-use crate::{admin, alarms, backup, cluster, definitions, http, listener};
+use crate::{admin, alarms, backup, cluster, definitions, events, http, listener};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -117,7 +117,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
 
     wait_for(&mut interrupt, &mut terminate).await;
     let code = tokio::select! {
-        code = stop(&broker, cluster) => code,
+        code = stop(&broker, &cluster) => code,
         () = wait_for(&mut interrupt, &mut terminate) => {
             tracing::warn!("second signal: stopping at once");
             EXIT_INTERRUPTED
@@ -127,7 +127,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     std::process::exit(code);
 }
 
-type Began = (Arc<Broker>, Arc<Backups>, Cluster, Addresses);
+type Began = (Arc<Broker>, Arc<Backups>, Arc<Cluster>, Addresses);
 
 /// Everything but serving clients.
 async fn start(config: Config, registry: Registry, listeners: &Listeners) -> anyhow::Result<Began> {
@@ -138,6 +138,9 @@ async fn start(config: Config, registry: Registry, listeners: &Listeners) -> any
     let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
     let routes = admin::routes(&broker, &backups)?;
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
+    let cluster = Arc::new(cluster);
+    broker.set_cluster(Arc::clone(&cluster));
+    tokio::spawn(events::follow(Arc::clone(&broker), Arc::clone(&cluster)));
     definitions::first_definitions(&broker).await?;
     Ok((broker, backups, cluster, addresses))
 }
@@ -188,7 +191,7 @@ async fn watch_alarms(broker: Arc<Broker>) {
     }
 }
 
-async fn stop(broker: &Arc<Broker>, cluster: Cluster) -> i32 {
+async fn stop(broker: &Arc<Broker>, cluster: &Cluster) -> i32 {
     let within = Duration::from_millis(broker.config().shutdown_timeout);
     let deadline = tokio::time::Instant::now() + within;
     tracing::info!(connections = broker.sessions().count(), "stopping");

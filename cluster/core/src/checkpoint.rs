@@ -40,6 +40,8 @@ pub struct Header {
     pub replay_from: u32,
     /// The survivors' segment that was being written when it was begun: it names no later one.
     pub survivors: u32,
+    /// What lies before this in the log is of an earlier replica of the shard and counts no more.
+    pub floor: Position,
 }
 
 /// Why a file is no checkpoint.
@@ -92,6 +94,7 @@ impl Writer {
         bytes.put_u64_le(header.begun.as_u64());
         bytes.put_u32_le(header.replay_from);
         bytes.put_u32_le(header.survivors);
+        bytes.put_u64_le(header.floor.as_u64());
         bytes.resize(HEADER_BYTES, 0);
         writer.frame(Frame::Header, 0, &bytes);
         writer
@@ -275,6 +278,7 @@ fn header(at: u64, bytes: &[u8]) -> Result<Header, Error> {
         begun: Position::from_u64(u64_at(bytes, 48)),
         replay_from: u32_at(bytes, 56),
         survivors: u32_at(bytes, 60),
+        floor: Position::from_u64(u64_at(bytes, 64)),
     })
 }
 

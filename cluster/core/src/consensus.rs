@@ -269,6 +269,15 @@ impl Consensus {
         self.group_mut().ok_or(Error::NotLeading)?.transfer(to)
     }
 
+    /// Decides alone from here on, with what it has: the majority is lost for ever. Nothing where
+    /// it leads.
+    ///
+    /// # Errors
+    /// The consensus library's own.
+    pub fn recover(&mut self) -> Result<(), Error> {
+        self.group_mut().map_or(Ok(()), Group::recover)
+    }
+
     /// The way to a peer is lost: it is asked where it stands before it is sent more.
     pub fn unreachable(&mut self, peer: ReplicaId) {
         if let Some(group) = self.group_mut() {
@@ -388,6 +397,13 @@ impl Consensus {
             },
             Order::Vacant => Hard::default(),
         }
+    }
+
+    /// Where the log ends.
+    #[must_use]
+    pub fn last(&self) -> (Index, Term) {
+        let nothing = (Index(0), Term(0));
+        self.group().map_or(nothing, Group::last)
     }
 
     /// Who takes part.

@@ -44,6 +44,9 @@ pub enum Input<I, T> {
     /// This node is to have this replica of the shard; it begins without a past. Nothing happens
     /// where there is one.
     Host { shard: ShardId, replica: ReplicaId },
+    /// This node's replica is no member of the shard any more, and counts no more: what it has
+    /// goes. Nothing happens where there is another one, or none.
+    Vacate { shard: ShardId, replica: ReplicaId },
     /// Changes who takes part in a shard that this node leads; else nothing happens.
     ChangeMembers {
         shard: ShardId,
@@ -54,6 +57,9 @@ pub enum Input<I, T> {
     Reconciled { shard: ShardId, term: Term },
     /// Hands the lead of a shard over, if this node has it.
     Transfer { shard: ShardId, to: ReplicaId },
+    /// The majority of this shard is lost for ever: this node's replica decides alone from here
+    /// on, with what it has. An operator says so; nothing happens where it leads or is alone.
+    Recover { shard: ShardId },
     /// What the file system that holds the log has left.
     FreeDisk { bytes: u64 },
     /// Refuse what comes from here on, write checkpoints, sync, then report `Outputs::stopped`.

@@ -19,6 +19,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod vacate;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -38,6 +39,7 @@ use peers::Stalled;
 use run::Out;
 use store::Store;
 use transfer::Sending;
+use vacate::Vacating;
 
 /// Inputs that one step takes.
 const STEP_INPUTS_MAX: usize = 1024;
@@ -136,6 +138,8 @@ pub struct Lane<M: Machine, T> {
     sending: BTreeMap<ShardId, Sending>,
     /// The replica of this node that is being rebuilt.
     installing: Option<Installing<M>>,
+    /// Replicas of this node that are given up.
+    vacating: BTreeMap<ShardId, Vacating>,
     course: Course,
     /// Whether the end is worth checkpoints: not after one has failed.
     checkpoints_at_end: bool,
@@ -200,9 +204,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.tell_roles(outputs);
         self.send_transfers(now.mono);
         self.go_on_installing(now, outputs);
+        self.go_on_vacating();
         let more = self.work_in_background(outputs);
         self.store.submit(now.mono, ops);
-        self.take_events(now, outputs);
+        self.take_events(now, outputs)?;
         self.store.mail.take(&mut outputs.mail);
         Ok(more || !self.touched.is_empty())
     }
@@ -313,6 +318,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 Input::Connected { node } => self.connected(node, now.mono),
                 Input::Disconnected { node } => self.disconnected(node, now.mono),
                 Input::Host { shard, replica } => self.host(shard, replica)?,
+                Input::Vacate { shard, replica } => self.vacate(shard, replica),
+                Input::Recover { shard } => self.recover_shard(shard),
                 Input::ChangeMembers { shard, changes } => self.change_members(shard, &changes),
                 Input::Transfer { shard, to } => self.transfer(shard, to),
                 Input::Reconciled { shard, term } => {

@@ -10,7 +10,6 @@
 
 mod codec;
 mod directory;
-pub mod plan;
 pub mod steps;
 #[cfg(test)]
 mod tests;
@@ -79,8 +78,10 @@ pub struct Authority {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeState {
     Active,
-    /// It is to have no queue shard any more.
+    /// It leads nothing, gets nothing new and serves no clients; it keeps its replicas.
     Draining,
+    /// Everything moves away from it; then it is removed.
+    Leaving,
     /// It is no member; its id is never given again.
     Removed,
 }
@@ -115,8 +116,12 @@ pub struct Replicas {
     /// The first one is to lead.
     pub voters: Vec<ReplicaId>,
     pub learners: Vec<ReplicaId>,
-    /// Of nodes that had one before, and keep what is on their disks.
+    /// Of nodes that had one before: members still, perhaps. They may be wanted again.
     pub retired: Vec<ReplicaId>,
+    /// What these had agreed to was given up: they are never wanted again.
+    pub lost: Vec<ReplicaId>,
+    /// No members any more: their nodes are to forget them. Never wanted again.
+    pub gone: Vec<ReplicaId>,
 }
 
 impl Node {

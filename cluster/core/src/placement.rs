@@ -1,9 +1,9 @@
 //! Which node has a copy of which shard, and who leads it: a plan, made from what is known.
 //!
-//! A pure function of the cluster, the options and the time. Whoever runs the definitions shard
-//! calls [`plan`] again and again, carries out the steps that it gives, and calls it again with
-//! what came of them: nothing is remembered between two calls, but for what the rows say
-//! ([`Replica::replaces`]). When there is nothing to do the plan is empty.
+//! A pure function of the cluster, the options and the time. Whoever leads the definitions shard
+//! calls [`layout`] again and again, and writes what it gives into the shards' rows; whoever leads
+//! a shard takes the steps that make its members those of the row ([`crate::members::steps`]).
+//! Nothing is remembered between two calls. When there is nothing to do the layout is empty.
 //!
 //! What is wanted, the first before the second:
 //! 1. as many copies as the options say; an odd number of them votes; every node has the
@@ -15,28 +15,30 @@
 //! 5. the same number of leaders on every node, and none on one that drains.
 //!
 //! Always holds:
-//! - a new copy is a learner until it has caught up; then one joint change gives it the vote and
-//!   takes it from the one that it replaces. What leads is handed over before it goes;
-//! - no step lowers how many more nodes a shard can lose, unless nodes were taken away;
+//! - a shard whose members are not yet those of its row is left alone, unless a node that it waits
+//!   for is bad;
 //! - a shard without a majority is left alone, and reported;
 //! - a shard with a copy down is moved for no other reason than that;
-//! - a balanced cluster gives an empty plan, and no plan undoes what another one began.
+//! - a balanced cluster gives an empty layout, and no layout undoes what another one began.
 
 mod balance;
 mod facts;
-mod leaders;
+mod layout;
+mod leads;
 mod paths;
 mod risk;
-mod steps;
 mod target;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fmt;
 
-use crate::consensus::{MemberChange, Members};
+use crate::consensus::Members;
 use crate::ids::{Index, NodeId, ReplicaId, ShardId, Time};
+use crate::members::Wanted;
 pub use risk::{nodes_of_zone, quorum_risk, would_break};
+pub use view::{Known, cluster};
 
 /// What an operator wants of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,8 +67,6 @@ pub struct Replica {
     pub id: ReplicaId,
     /// How far it has the log, as far as the leader knows.
     pub matched: Option<Index>,
-    /// The copy that goes when this one has the vote.
-    pub replaces: Option<ReplicaId>,
 }
 
 /// A logged shard as its leader, or else the definitions' rows, know it.
@@ -75,11 +75,13 @@ pub struct Shard {
     pub id: ShardId,
     pub members: Members,
     pub replicas: Vec<Replica>,
+    /// What its row says.
+    pub wanted: Wanted,
     pub leader: Option<NodeId>,
     pub committed: Index,
     /// Bytes of its live messages.
     pub weight: u64,
-    /// A change of members or a transfer was proposed, and what came of it is not known.
+    /// Its members are on their way to what the row says, and will come to it.
     pub is_busy: bool,
 }
 
@@ -96,9 +98,9 @@ pub struct Options {
     pub replication: usize,
     /// Voters of the definitions shard at most; the other nodes learn.
     pub definitions_voters: usize,
-    /// Copies that are filled at the same time.
+    /// Copies of queue shards that are filled at the same time.
     pub copying_max: usize,
-    /// Changes of members and transfers of the lead under way at the same time.
+    /// Rows that change votes or the lead at a time.
     pub changes_max: usize,
     /// How long a node is down before its copies are made anew elsewhere.
     pub replace_after_millis: u64,
@@ -116,7 +118,7 @@ impl Default for Options {
         Self {
             replication: 3,
             definitions_voters: 5,
-            copying_max: 2,
+            copying_max: 8,
             changes_max: 16,
             replace_after_millis: 10 * 60 * 1000,
             lag_entries_max: 1000,
@@ -126,33 +128,9 @@ impl Default for Options {
     }
 }
 
-/// One thing to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Write the row of a new copy, with an id that was never used. The next plan makes it a
-    /// learner.
-    Assign {
-        shard: ShardId,
-        node: NodeId,
-        replaces: Option<ReplicaId>,
-    },
-    /// One change of members: give and take votes, add learners, remove. The row of what was
-    /// removed goes when the change is applied.
-    Change {
-        shard: ShardId,
-        changes: Vec<MemberChange>,
-    },
-    Transfer {
-        shard: ShardId,
-        to: ReplicaId,
-    },
-}
-
 /// Why something is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Reason {
-    /// A copy that was assigned takes its next step.
-    UnderWay,
     /// There are fewer copies than wanted.
     Missing,
     /// This node is down for longer than the delay.
@@ -177,10 +155,11 @@ pub enum Reason {
     Leaders(NodeId),
 }
 
-/// A step and its reason.
+/// What a shard's row becomes, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Step {
-    pub action: Action,
+pub struct Change {
+    pub shard: ShardId,
+    pub wanted: Wanted,
     pub reason: Reason,
 }
 
@@ -204,71 +183,37 @@ pub enum Hold {
     NoRoom(NodeId),
 }
 
-/// What to do now, and what will be left to do.
+/// What to write into rows now, and what will be left to do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Plan {
-    /// In the order of their urgency; no two of them depend on each other.
-    pub steps: Vec<Step>,
-    /// All copies that are to be made, those of `steps` too, as far as can be foreseen.
+pub struct Layout {
+    /// In the order of their urgency.
+    pub changes: Vec<Change>,
+    /// Changes that wait for their turn.
+    pub waiting: usize,
+    /// All copies that are to be made, those of `changes` too, as far as can be foreseen.
     pub moves: Vec<Move>,
     pub held: Vec<(ShardId, Hold)>,
 }
 
-impl Plan {
-    /// Whether all is where it belongs.
+impl Layout {
+    /// Whether all is where it belongs, or on its way there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.moves.is_empty()
+        self.changes.is_empty() && self.waiting == 0 && self.moves.is_empty()
     }
 }
 
-/// What to do next. Also a dry run: nothing is done by asking.
+/// What to write next. Also a dry run: nothing is done by asking.
 #[must_use]
-pub fn plan(cluster: &Cluster, options: &Options, now: Time) -> Plan {
+pub fn layout(cluster: &Cluster, options: &Options, now: Time) -> Layout {
     let facts = facts::Facts::new(cluster, options, now);
     let targets = target::all(&facts);
-    steps::plan(&facts, &targets)
-}
-
-impl Action {
-    #[must_use]
-    pub fn shard(&self) -> ShardId {
-        match self {
-            Self::Assign { shard, .. }
-            | Self::Change { shard, .. }
-            | Self::Transfer { shard, .. } => *shard,
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Assign { shard, node, .. } => write!(f, "shard {shard}: new copy on node {node}"),
-            Self::Transfer { shard, to } => {
-                write!(f, "shard {shard}: lead to node {}", to.node())
-            }
-            Self::Change { shard, changes } => {
-                write!(f, "shard {shard}:")?;
-                for (at, change) in changes.iter().enumerate() {
-                    let (verb, id) = match change {
-                        MemberChange::Learner(id) => ("learner on", id),
-                        MemberChange::Voter(id) => ("voter on", id),
-                        MemberChange::Remove(id) => ("remove from", id),
-                    };
-                    let comma = if at == 0 { "" } else { "," };
-                    write!(f, "{comma} {verb} node {}", id.node())?;
-                }
-                Ok(())
-            }
-        }
-    }
+    layout::layout(&facts, &targets)
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnderWay => write!(f, "was begun"),
             Self::Missing => write!(f, "too few copies"),
             Self::Down(node) => write!(f, "node {node} is down"),
             Self::Removed(node) => write!(f, "node {node} is being removed"),

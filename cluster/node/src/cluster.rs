@@ -23,9 +23,11 @@ use warren_cluster_core::machine::Machine;
 use warren_cluster_core::members::{
     Authority, CLUSTER_VERSION, Cluster as ClusterRow, Directory, Founding, Node, NodeState,
 };
+use warren_cluster_core::placement;
 
 use crate::admission::Desk;
 pub use crate::admission::TokenError;
+use crate::colleagues::{self, Colleagues};
 use crate::grpc::Routes;
 use crate::handle::Handle;
 use crate::join::{self, About, Addresses, JoinError};
@@ -60,6 +62,8 @@ pub struct Options {
     pub amqp: Vec<String>,
     pub http: Vec<String>,
     pub handshake_timeout: Duration,
+    /// A node that is away for longer than this is replaced.
+    pub replace_after: Duration,
 }
 
 /// Why a node does not take its place in a cluster.
@@ -86,13 +90,18 @@ pub enum Error {
 
 /// A node's side of its cluster. Dropped without [`Cluster::stop`], it is gone as after a kill.
 pub struct Cluster {
-    desk: Arc<Desk>,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) colleagues: Arc<Colleagues>,
+    pub(crate) placement: placement::Options,
     links: Links,
+    pub(crate) reachable: watch::Receiver<std::collections::BTreeSet<NodeId>>,
+    /// The steward is to look at once.
+    pub(crate) look: Arc<tokio::sync::Notify>,
     node: NodeId,
     addresses: Vec<String>,
     address: SocketAddr,
     port: Mutex<Option<Port>>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Makes the blank `folder` that of a member of the token's cluster. A folder that is one already
@@ -181,31 +190,45 @@ where
         announced: watch::Sender::default(),
         turn: tokio::sync::Mutex::default(),
     });
+    let colleagues = Arc::new(Colleagues::new(desk.clone(), credentials.clone()));
     let routes = join::add_routes(routes, keys.cluster, desk.clone());
+    let routes = colleagues::add_routes(routes, colleagues.clone());
     let address = listener.address();
     let handshakes = options.handshake_timeout;
     let port = listener.start(&credentials, links.clone(), routes, handshakes)?;
-    let mut cluster = Cluster {
+    let cluster = Cluster {
         desk: desk.clone(),
+        colleagues,
+        placement: placement_options(&options),
         links: links.clone(),
         node: keys.node,
         addresses: options.addresses.clone(),
         address,
         port: Mutex::new(Some(port)),
-        tasks: Vec::new(),
+        reachable: peers.reachable.subscribe(),
+        look: Arc::default(),
+        tasks: Mutex::default(),
     };
     if handle.is_first() {
         found(&desk, &files, &keys, &options, handle.shards()).await?;
     }
-    let reachable = peers.reachable.subscribe();
-    let steward = Steward::new(lane, peers.directory.subscribe(), reachable);
-    cluster.tasks = vec![
+    let steward = Steward::new(&cluster);
+    let tasks = vec![
         tokio::spawn(follow(desk.clone(), links, keys.node, cached.clone())),
         tokio::spawn(steward.run()),
         tokio::spawn(renew(desk.clone(), credentials.clone(), files)),
         tokio::spawn(say_where(desk, credentials, options, cached)),
     ];
+    *lock(&cluster.tasks) = tasks;
     Ok(cluster)
+}
+
+fn placement_options(options: &Options) -> placement::Options {
+    let millis = u64::try_from(options.replace_after.as_millis()).unwrap_or(u64::MAX);
+    placement::Options {
+        replace_after_millis: millis,
+        ..placement::Options::default()
+    }
 }
 
 /// What the node shows. The first node of a cluster makes it at its first start.
@@ -492,6 +515,36 @@ impl Cluster {
         self.desk.lane.led()
     }
 
+    /// The nodes that there is a way to, as that changes.
+    #[must_use]
+    pub fn reachable(&self) -> watch::Receiver<std::collections::BTreeSet<NodeId>> {
+        self.reachable.clone()
+    }
+
+    /// Whether this node leads the definitions.
+    #[must_use]
+    pub fn leads_definitions(&self) -> bool {
+        let leader = self.desk.lane.definitions().and_then(|it| it.leader);
+        leader.is_some_and(|(_, node)| node == self.node)
+    }
+
+    /// Whether this node had its replica of the definitions taken away: it is on its way out.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let definitions = self.desk.lane.definitions();
+        definitions.is_some_and(|status| {
+            let members = &status.members;
+            status
+                .replica
+                .is_none_or(|me| members.all().all(|id| id != me))
+        })
+    }
+
+    /// The cluster's layout is looked at without delay.
+    pub fn lay_out_now(&self) {
+        self.look.notify_one();
+    }
+
     /// How the links to other nodes are.
     #[must_use]
     pub fn links(&self) -> Vec<LinkStatus> {
@@ -510,8 +563,8 @@ impl Cluster {
     }
 
     /// Ends the node's part: the tasks, the port, then the links once what waits is written.
-    pub async fn stop(self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+    pub async fn stop(&self) {
+        lock(&self.tasks).iter().for_each(JoinHandle::abort);
         let port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
         let port = { port }.take();
         if let Some(port) = port {
@@ -523,7 +576,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        lock(&self.tasks).iter().for_each(JoinHandle::abort);
         let port = self.port.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(port) = port.take() {
             port.close();
@@ -536,4 +589,8 @@ impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Cluster(node {} of {})", self.node, self.desk.cluster)
     }
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> std::sync::MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,9 +4,11 @@
 //! [`Sink`]. [`tls`] says who is who, [`listener`] is the cluster port, [`link`] carries messages
 //! between nodes, [`join`] makes a blank node a member. [`cluster`] puts them together.
 
+pub mod administration;
 mod admission;
 mod clock;
 pub mod cluster;
+mod colleagues;
 mod disk;
 mod error;
 pub mod grpc;
@@ -26,6 +28,7 @@ mod thread;
 pub mod tls;
 pub mod token;
 
+pub use colleagues::{Overview, Report};
 pub use error::Error;
 pub use handle::{Handle, Status, open, start};
 pub use local::{Membership, adopt, membership};

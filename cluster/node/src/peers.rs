@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Wea
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
-use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId};
+use warren_cluster_core::ids::{NodeId, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::link::{Class as LaneClass, Envelope};
@@ -70,12 +70,12 @@ impl Peers {
     }
 
     /// Takes what is for other nodes and what is the cluster's own out of a turn's outputs, under
-    /// the lane's lock. Gives the replicas that this node is to have.
-    pub(crate) fn take<E, T>(
+    /// the lane's lock. Gives the replicas that this node is to have, and to have no more.
+    pub(crate) fn take<E, I, T>(
         &self,
         node: NodeId,
         outputs: &mut Outputs<E, T>,
-    ) -> Vec<(ShardId, ReplicaId)> {
+    ) -> Vec<Input<I, T>> {
         if !outputs.mail.is_empty() {
             lock(&self.outbox).append(&mut outputs.mail);
         }
@@ -93,10 +93,18 @@ impl Peers {
             if let Err(malformed) = applied {
                 tracing::error!(%malformed, "a row of the cluster cannot be read");
             }
-            hosted.extend(moved.iter().filter_map(|shard| {
-                let row = directory.replicas.get(shard)?;
-                Some((*shard, row.value.on(node)?))
-            }));
+            for shard in moved {
+                let Some(row) = directory.replicas.get(&shard) else {
+                    continue;
+                };
+                let gone = row.value.gone.iter().filter(|id| id.node() == node);
+                hosted.extend(gone.map(|id| Input::Vacate {
+                    shard,
+                    replica: *id,
+                }));
+                let here = row.value.on(node);
+                hosted.extend(here.map(|replica| Input::Host { shard, replica }));
+            }
             self.directory.send_replace(Arc::new(directory));
         }
         hosted
@@ -257,11 +265,17 @@ pub(crate) trait Lane: Send + Sync + 'static {
     /// The shards that this node leads.
     fn led(&self) -> Vec<ShardStatus>;
 
+    /// The shards that this node has a replica of.
+    fn hosted(&self) -> Vec<ShardStatus>;
+
     /// Shard 0, as this node knows it.
     fn definitions(&self) -> Option<ShardStatus>;
 
     /// Does these steps, where this node still leads.
     fn act(&self, steps: Vec<(ShardId, Step)>);
+
+    /// Makes this node's replica of a shard decide alone.
+    fn recover(&self, shard: ShardId);
 
     /// Keeps where other nodes are, for the next start.
     fn remember(&self, peers: &[(NodeId, Vec<String>)]);
@@ -313,6 +327,15 @@ where
         led
     }
 
+    fn hosted(&self) -> Vec<ShardStatus> {
+        let Some(shared) = self.shared.upgrade() else {
+            return Vec::new();
+        };
+        let mut hosted = shared.shards_status(all_shards(shared.shards));
+        hosted.retain(|status| status.replica.is_some());
+        hosted
+    }
+
     fn definitions(&self) -> Option<ShardStatus> {
         let shared = self.shared.upgrade()?;
         shared.shards_status([ShardId::DEFINITIONS]).pop()
@@ -323,6 +346,10 @@ where
             Step::Change(changes) => Input::ChangeMembers { shard, changes },
             Step::Transfer(to) => Input::Transfer { shard, to },
         }));
+    }
+
+    fn recover(&self, shard: ShardId) {
+        self.submit([Input::Recover { shard }]);
     }
 
     fn remember(&self, peers: &[(NodeId, Vec<String>)]) {

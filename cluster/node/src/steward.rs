@@ -1,65 +1,82 @@
-//! Keeps shards where they should be: on the leader of shard 0 it assigns replicas, and on every
-//! node it takes the next steps of the shards that the node leads.
+//! Keeps shards where they should be: on the leader of shard 0 it lays out who has which replicas,
+//! and on every node it takes the next steps of the shards that the node leads.
 //!
-//! What to do is decided by pure functions ([`plan`], [`steps`]); here is when.
+//! What to do is decided by pure functions ([`placement`], [`steps`]); here is when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
-use warren_cluster_core::ids::{NodeId, ShardId};
+use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Time};
+use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::members::steps::{self, Step};
-use warren_cluster_core::members::{Directory, plan};
-use warren_cluster_core::rows::Version;
+use warren_cluster_core::members::{Directory, NodeState};
+use warren_cluster_core::placement::{self, Known};
+use warren_cluster_core::rows::Transaction;
 
-use crate::peers::Lane;
+use crate::cluster::Cluster;
+use crate::colleagues::{Colleagues, Overview};
 
 /// Shards of a leader that change their members at a time.
-const MOVING_MAX: usize = 4;
+const MOVING_MAX: usize = 8;
 /// Shards that one transaction assigns.
 const ASSIGNED_MAX: usize = 256;
 /// How often shards on their way are looked at, and those at rest.
 const BUSY_PERIOD: Duration = Duration::from_millis(100);
 const IDLE_PERIOD: Duration = Duration::from_secs(1);
-/// An assignment that came to nothing is tried again after this.
-const ASSIGN_AGAIN: Duration = Duration::from_secs(5);
+/// How often the whole cluster is looked at, where nothing is on its way.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// A proposal that came to nothing is made again after this.
+const PROPOSE_AGAIN: Duration = Duration::from_secs(3);
 /// A lead that was offered is not offered again before this.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct Steward {
-    pub(crate) lane: Arc<dyn Lane>,
-    pub(crate) directory: watch::Receiver<Arc<Directory>>,
-    pub(crate) reachable: watch::Receiver<BTreeSet<NodeId>>,
-    /// The row that the last assignment was made from, and when.
-    assigned: Option<(Version, Instant)>,
+    colleagues: Arc<Colleagues>,
+    directory: watch::Receiver<Arc<Directory>>,
+    reachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// Somebody wants the cluster to be looked at.
+    look: Arc<Notify>,
+    options: placement::Options,
+    begin: Instant,
+    /// Nodes that there is no way to, and since when.
+    down: BTreeMap<NodeId, Time>,
+    /// What was proposed for shard 0 last, and when.
+    proposed: Option<(Transaction, Instant)>,
+    /// When the whole cluster is looked at next.
+    look_at: Instant,
     transferred: BTreeMap<ShardId, Instant>,
-    /// What was proposed last time, so that the log has each step once.
-    proposed: Vec<(ShardId, Step)>,
+    /// What was done last time, so that the log has each step once.
+    done: Vec<(ShardId, Step)>,
+    held: Vec<(ShardId, placement::Hold)>,
 }
 
 impl Steward {
-    pub(crate) fn new(
-        lane: Arc<dyn Lane>,
-        directory: watch::Receiver<Arc<Directory>>,
-        reachable: watch::Receiver<BTreeSet<NodeId>>,
-    ) -> Self {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        let now = Instant::now();
         Self {
-            lane,
-            directory,
-            reachable,
-            assigned: None,
+            directory: cluster.watch(),
+            colleagues: Arc::clone(&cluster.colleagues),
+            reachable: cluster.reachable(),
+            look: Arc::clone(&cluster.look),
+            options: cluster.placement.clone(),
+            begin: now,
+            down: BTreeMap::new(),
+            proposed: None,
+            look_at: now,
             transferred: BTreeMap::new(),
-            proposed: Vec::new(),
+            done: Vec::new(),
+            held: Vec::new(),
         }
     }
 
     /// Works until the node is gone.
     pub(crate) async fn run(mut self) {
         loop {
-            let busy = self.work();
-            let alone = self.directory.borrow().nodes.len() < 2;
+            let busy = self.work().await;
+            let alone = self.directory.borrow().members().count() < 2;
             let period = match (busy, alone) {
                 (true, _) => BUSY_PERIOD,
                 (false, false) => IDLE_PERIOD,
@@ -70,25 +87,62 @@ impl Steward {
                 tokio::select! {
                     changed = self.directory.changed() => changed,
                     changed = self.reachable.changed() => changed,
+                    () = self.look.notified() => Ok(()),
                 }
             };
-            if let Ok(Err(_)) = timeout(period, changed).await {
-                return;
+            match timeout(period, changed).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => self.look_at = Instant::now(),
+                Err(_) => {}
             }
         }
     }
 
     /// Does what is to be done now; whether there is more to do soon.
-    fn work(&mut self) -> bool {
+    async fn work(&mut self) -> bool {
         let directory = self.directory.borrow_and_update().clone();
         if directory.cluster.is_none() || directory.nodes.len() < 2 {
             return false;
         }
-        let led = self.lane.led();
-        let is_first = led.iter().any(|it| it.shard == ShardId::DEFINITIONS);
-        let assigns = is_first && self.assign(&directory);
         let reachable = self.reachable.borrow_and_update().clone();
-        let mut steps = steps::all(&directory.replicas, &led, &reachable, MOVING_MAX);
+        self.note_down(&directory, &reachable);
+        let led = self.colleagues.desk.lane.led();
+        let stepped = self.step(&directory, &led, &reachable);
+        let is_first = led.iter().any(|it| it.shard == ShardId::DEFINITIONS);
+        let now = Instant::now();
+        if !is_first || (!stepped && now < self.look_at) {
+            return stepped;
+        }
+        let laid_out = self.lay_out().await;
+        if !laid_out {
+            self.look_at = now + LOOK_PERIOD;
+        }
+        stepped || laid_out
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn note_down(&mut self, directory: &Directory, reachable: &BTreeSet<NodeId>) {
+        let (now, me) = (self.now(), self.colleagues.me());
+        let is_down = |id: &NodeId| *id != me && !reachable.contains(id);
+        let members = directory.members().map(|(id, _)| id);
+        let down: BTreeSet<NodeId> = members.filter(is_down).collect();
+        self.down.retain(|id, _| down.contains(id));
+        for id in down {
+            self.down.entry(id).or_insert(now);
+        }
+    }
+
+    /// Takes the next steps of the shards that this node leads.
+    fn step(
+        &mut self,
+        directory: &Directory,
+        led: &[ShardStatus],
+        reachable: &BTreeSet<NodeId>,
+    ) -> bool {
+        let mut steps = steps::all(&directory.replicas, led, reachable, MOVING_MAX);
         let now = Instant::now();
         self.transferred
             .retain(|_, at| now.duration_since(*at) < TRANSFER_AGAIN);
@@ -104,34 +158,117 @@ impl Steward {
             let row = directory.replicas.get(&status.shard);
             row.is_none_or(|row| steps::is_settled(&row.value, status))
         });
-        let new = steps.iter().filter(|step| !self.proposed.contains(step));
-        for (shard, step) in new {
+        for (shard, step) in steps.iter().filter(|step| !self.done.contains(step)) {
             tracing::info!(%shard, ?step, "a shard moves");
         }
-        let busy = assigns || !settled || !steps.is_empty();
-        self.proposed.clone_from(&steps);
+        let busy = !settled || !steps.is_empty();
+        self.done.clone_from(&steps);
         if !steps.is_empty() {
-            self.lane.act(steps);
+            self.colleagues.desk.lane.act(steps);
         }
         busy
     }
 
-    /// Brings the rows to what the plan wants; whether they are not there yet.
-    fn assign(&mut self, directory: &Directory) -> bool {
-        let Some(next) = &directory.next else {
-            return false;
+    /// On the leader of shard 0: brings rows to what the layout wants, lets nodes go that nothing
+    /// is left on, raises the cluster's version. Whether something was proposed, or is on its way.
+    async fn lay_out(&mut self) -> bool {
+        let overview = Overview::look(&self.colleagues).await;
+        let directory = overview.directory.clone();
+        let known = Known {
+            shards: overview.led(),
+            weights: BTreeMap::new(),
+            down: self.down.clone(),
         };
-        let wanted = plan::wanted(directory);
-        let Some(transaction) = directory.assign(&wanted, ASSIGNED_MAX) else {
-            return false;
+        let moving = known.shards.iter().any(|(shard, status)| {
+            let row = directory.replicas.get(shard);
+            row.is_some_and(|row| !steps::is_settled(&row.value, status))
+        });
+        if let Some((node, transaction)) = gone(&directory, &known) {
+            if self.propose(transaction) {
+                tracing::info!(%node, "nothing is left on it: the node leaves the cluster");
+                let colleagues = Arc::clone(&self.colleagues);
+                tokio::spawn(async move {
+                    if let Err(error) = colleagues.dismiss(node).await {
+                        tracing::warn!(%node, error, "it could not be told that it has left");
+                    }
+                });
+            }
+            return true;
+        }
+        let has = |shard, id: ReplicaId| {
+            let report = overview.nodes.get(&id.node())?.as_ref().ok()?;
+            let mut all = report.replicas.iter();
+            Some(all.any(|it| it.shard == shard && it.replica == Some(id)))
         };
-        let waits = self
-            .assigned
-            .is_some_and(|(version, at)| version == next.version && at.elapsed() < ASSIGN_AGAIN);
-        if !waits {
-            self.assigned = Some((next.version, Instant::now()));
-            self.lane.transact(transaction);
+        let tidied = directory.tidy(&known.shards, has, ASSIGNED_MAX);
+        if let Some(transaction) = tidied.or_else(|| raise(&overview)) {
+            self.propose(transaction);
+            return true;
+        }
+        let now = self.now();
+        let cluster = placement::cluster(&directory, &known, &self.options, now);
+        let layout = placement::layout(&cluster, &self.options, now);
+        if layout.held != self.held {
+            for (shard, hold) in &layout.held {
+                tracing::warn!(%shard, %hold, "a shard cannot be seen to");
+            }
+            self.held.clone_from(&layout.held);
+        }
+        let wanted = layout.changes.iter();
+        let wanted = wanted.map(|change| (change.shard, change.wanted.clone()));
+        let Some(transaction) = directory.assign(&wanted.collect(), ASSIGNED_MAX) else {
+            return moving || layout.waiting > 0;
+        };
+        if self.propose(transaction) {
+            for change in &layout.changes {
+                let (shard, reason) = (change.shard, change.reason);
+                tracing::info!(%shard, %reason, wanted = ?change.wanted, "laid out");
+            }
         }
         true
     }
+
+    /// Proposes a change of shard 0, unless that was done a moment ago.
+    fn propose(&mut self, transaction: Transaction) -> bool {
+        let now = Instant::now();
+        let same = self.proposed.as_ref();
+        let same = same.filter(|(before, at)| *before == transaction && now < *at + PROPOSE_AGAIN);
+        if same.is_some() {
+            return false;
+        }
+        self.proposed = Some((transaction.clone(), now));
+        self.colleagues.desk.lane.transact(transaction);
+        true
+    }
+}
+
+/// A node that is to leave and that nothing is left on.
+fn gone(directory: &Directory, known: &Known) -> Option<(NodeId, Transaction)> {
+    let leaving = directory.members();
+    let mut leaving = leaving.filter(|(_, node)| node.state == NodeState::Leaving);
+    leaving.find_map(|(id, node)| {
+        let wanted = directory.replicas_on(id).next().is_some();
+        let all = directory.replicas.keys();
+        let has = |shard: &ShardId| {
+            let status = known.shards.get(shard);
+            status.is_none_or(|status| status.members.on(id).is_some())
+        };
+        if wanted || { all }.any(has) {
+            return None;
+        }
+        let mut node = node.clone();
+        node.state = NodeState::Removed;
+        Some((id, directory.put_node(id, &node)?))
+    })
+}
+
+/// Raises the cluster's version to what all nodes can do.
+fn raise(overview: &Overview) -> Option<Transaction> {
+    let cluster = overview.directory.cluster.as_ref()?;
+    let versions = overview.nodes.values();
+    let versions = versions.map(|report| report.as_ref().ok().map(|report| report.version));
+    // Nobody is passed over: a node that is away may be an old one.
+    let all: Vec<u32> = versions.collect::<Option<_>>()?;
+    let least = all.into_iter().min()?;
+    (least > cluster.value.version).then(|| overview.directory.put_version(least))?
 }

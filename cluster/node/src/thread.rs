@@ -264,10 +264,7 @@ where
         }
         if !driver.outputs.is_empty() {
             let hosted = self.peers.take(self.node, &mut driver.outputs);
-            let hosted = hosted.into_iter();
-            driver
-                .inputs
-                .extend(hosted.map(|(shard, replica)| Input::Host { shard, replica }));
+            driver.inputs.extend(hosted);
             self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
         }
         self.note(driver);

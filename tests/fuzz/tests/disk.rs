@@ -112,6 +112,7 @@ fn checkpoints() {
                 begun: Position::new(1, 0),
                 replay_from: 1,
                 survivors: 1,
+                floor: Position::from_u64(0),
             };
             let mut writer = Writer::new(&header);
             writer.chunk(b"a chunk");

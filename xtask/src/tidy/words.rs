@@ -166,13 +166,13 @@ const BANS: &[Ban] = &[
         ],
         within: &["cluster/node/src/"],
         except: &[
-            "cluster/node/src/admin.rs",
+            "cluster/node/src/colleagues.rs",
             "cluster/node/src/grpc.rs",
             "cluster/node/src/join/",
             "cluster/node/src/proto/",
         ],
         tests: Tests::Included,
-        why: "gRPC is named in admin.rs, grpc.rs, join/ and proto/ alone",
+        why: "gRPC is named in colleagues.rs, grpc.rs, join/ and proto/ alone",
     },
     Ban {
         name: None,

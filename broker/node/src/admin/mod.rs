@@ -4,6 +4,7 @@
 
 mod access;
 mod backup;
+mod cluster;
 mod convert;
 mod definitions;
 mod import;
@@ -20,6 +21,7 @@ use crate::backup::Backups;
 use crate::broker::Broker;
 use crate::proto::admin_v1 as proto;
 use crate::proto::admin_v1::backup_server::BackupServer;
+use crate::proto::admin_v1::cluster_server::ClusterServer;
 use crate::proto::admin_v1::definitions_server::DefinitionsServer;
 use crate::proto::admin_v1::users_server::UsersServer;
 use crate::slot::Slot;
@@ -41,6 +43,9 @@ pub(crate) fn routes(broker: &Arc<Broker>, backups: &Arc<Backups>) -> anyhow::Re
         backups: Arc::clone(backups),
         imports,
     });
+    let cluster = ClusterServer::new(cluster::Service {
+        broker: Arc::clone(broker),
+    });
     let (health, health_server) = tonic_health::server::health_reporter();
     // Serving from here on: the port opens when the node is ready.
     tokio::spawn(async move {
@@ -49,6 +54,9 @@ pub(crate) fn routes(broker: &Arc<Broker>, backups: &Arc<Backups>) -> anyhow::Re
             .set_serving::<DefinitionsServer<definitions::Service>>()
             .await;
         health.set_serving::<BackupServer<backup::Service>>().await;
+        health
+            .set_serving::<ClusterServer<cluster::Service>>()
+            .await;
     });
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -58,6 +66,7 @@ pub(crate) fn routes(broker: &Arc<Broker>, backups: &Arc<Backups>) -> anyhow::Re
     let routes = Routes::new(users.max_decoding_message_size(MESSAGE_BYTES_LIMIT))
         .add_service(definitions.max_decoding_message_size(PIECE_BYTES_LIMIT))
         .add_service(backup.max_decoding_message_size(MESSAGE_BYTES_LIMIT))
+        .add_service(cluster.max_decoding_message_size(MESSAGE_BYTES_LIMIT))
         .add_service(health_server)
         .add_service(reflection);
     Ok(access::guarded(routes, broker))

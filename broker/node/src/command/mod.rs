@@ -3,11 +3,14 @@
 
 mod backup;
 mod client;
+mod cluster;
 mod definitions;
 mod health;
 mod import;
+mod node;
 mod output;
 mod perf;
+mod shard;
 mod start;
 mod user;
 
@@ -28,6 +31,12 @@ struct CommandLine {
 enum Command {
     /// Run a node (what `warren` does when it is given no command).
     Start(start::Arguments),
+    /// The cluster as a whole: status, events, join tokens, balance.
+    Cluster(cluster::Arguments),
+    /// Nodes: add, drain, resume, remove, replace.
+    Node(node::Arguments),
+    /// Shards: list, move a replica, transfer a lead, recover.
+    Shard(shard::Arguments),
     /// Users and what they may do.
     User(user::Arguments),
     /// Definitions files: write, read in, compare.
@@ -46,6 +55,9 @@ pub(crate) fn run() -> i32 {
     let result = match command {
         None => start::run(&start::Arguments::default()),
         Some(Command::Start(arguments)) => start::run(&arguments),
+        Some(Command::Cluster(arguments)) => cluster::run(arguments),
+        Some(Command::Node(arguments)) => node::run(arguments),
+        Some(Command::Shard(arguments)) => shard::run(arguments),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::Definitions(arguments)) => definitions::run(arguments),
         Some(Command::Backup(arguments)) => backup::run(arguments),

@@ -289,6 +289,10 @@ const KEYS: &[Key] = &[
         set: |c, v| put(integer(v, 1, 4096).map(|n| n as u32), &mut c.shards),
     },
     Key {
+        name: "cluster.replace_after",
+        set: |c, v| put(integer(v, 1, 31_536_000), &mut c.replace_after_secs),
+    },
+    Key {
         name: "warren.backup.folder",
         set: |c, v| put(text(v).map(|path| Some(path.into())), &mut c.backup_folder),
     },

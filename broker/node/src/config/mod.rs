@@ -55,6 +55,8 @@ pub(crate) struct Config {
 
     /// Queue shards; fixed when the data folder is made.
     pub(crate) shards: u32,
+    /// Seconds after which a node that is away is replaced by others.
+    pub(crate) replace_after_secs: u64,
     /// Whether a confirm waits for fdatasync (`data`) or for the page cache (`os`).
     pub(crate) log_sync: bool,
     pub(crate) segment_bytes: u32,
@@ -105,6 +107,7 @@ impl Default for Config {
             disk_free_limit: 50_000_000,
             shutdown_timeout: 8_000,
             shards: 64,
+            replace_after_secs: 600,
             log_sync: true,
             segment_bytes: 64 * 1024 * 1024,
             young_bytes: 64 * 1024 * 1024,

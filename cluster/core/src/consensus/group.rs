@@ -13,9 +13,10 @@ use raft::prelude::{ConfChange, ConfChangeV2, EntryType, MessageType};
 use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use super::kept::Kept;
+use super::members;
 use super::{
-    DRIFT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, HEARTBEAT_TICKS, Hard, Members, Message,
-    Ready, SnapshotOf, Start, TICK_MILLIS,
+    DRIFT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, HEARTBEAT_TICKS, Hard, MemberChange,
+    Members, Message, Ready, SnapshotOf, Start, TICK_MILLIS,
 };
 use crate::ids::{Index, Instant, ReplicaId, Term};
 
@@ -47,6 +48,8 @@ pub(super) struct Group {
     /// When the newest heartbeat was sent that a peer has answered, in the term that is led.
     answered: BTreeMap<ReplicaId, Instant>,
     answered_in: u64,
+    /// Changes of members that were forced, and are not in the log yet.
+    recovering: Vec<MemberChange>,
     /// The lead is being given away: nothing is done as its holder any more.
     lease_given_up: Option<u64>,
     /// The ready that replaced the log by a snapshot, and the snapshot's entry.
@@ -97,6 +100,7 @@ impl Group {
             echo: Instant(0),
             answered: BTreeMap::new(),
             answered_in: 0,
+            recovering: Vec::new(),
             lease_given_up: None,
             restoring: None,
             telling: BTreeMap::new(),
@@ -237,6 +241,48 @@ impl Group {
         self.node.raft.step(message).map_err(refused)
     }
 
+    /// Becomes the only voter without asking anybody, and leads. What that makes of the members
+    /// goes into the log as soon as it does; before that is on disk it has not happened.
+    pub(super) fn recover(&mut self) -> Result<(), Error> {
+        if self.node.raft.state == StateRole::Leader {
+            return Ok(());
+        }
+        let me = self.id();
+        if !self.members().outgoing.is_empty() {
+            self.force(&ConfChangeV2::default())?;
+        }
+        let members = self.members();
+        let mut changes = Vec::new();
+        if !members.voters.contains(&me) {
+            changes.push(MemberChange::Voter(me));
+        }
+        let others = members.all().filter(|id| *id != me);
+        changes.extend(others.map(MemberChange::Remove));
+        for change in &changes {
+            self.force(&members::change_of(std::slice::from_ref(change)))?;
+        }
+        self.recovering = changes;
+        self.campaign()
+    }
+
+    fn force(&mut self, change: &ConfChangeV2) -> Result<(), Error> {
+        let state = self.node.apply_conf_change(change).map_err(refused)?;
+        self.node.mut_store().set_members(&state);
+        self.members_changed();
+        Ok(())
+    }
+
+    /// The log says what was forced, once this replica leads.
+    fn record_recovery(&mut self) {
+        if self.recovering.is_empty() || self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let entry = members::entry_of(&self.recovering);
+        if self.propose(EntryType::EntryConfChangeV2, entry).is_ok() {
+            self.recovering.clear();
+        }
+    }
+
     /// Whether a change of members is in the log and not applied, or half way.
     pub(super) fn changes_members(&self) -> bool {
         self.node.raft.has_pending_conf() || !self.members().outgoing.is_empty()
@@ -291,6 +337,7 @@ impl Group {
     }
 
     pub(super) fn ready(&mut self) -> Option<Ready> {
+        self.record_recovery();
         if !self.node.has_ready() {
             if self.free.is_empty() {
                 return None;
@@ -450,6 +497,12 @@ impl Group {
 
     pub(super) fn hard(&self) -> Hard {
         Hard::of(&self.node.raft.hard_state())
+    }
+
+    pub(super) fn last(&self) -> (Index, Term) {
+        let log = &self.node.raft.raft_log;
+        let last = log.last_index();
+        (Index(last), Term(log.term(last).unwrap_or(0)))
     }
 
     pub(super) fn members(&self) -> Members {

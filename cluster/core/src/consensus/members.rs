@@ -76,7 +76,10 @@ impl Members {
     }
 
     /// Reads what [`Self::encode`] wrote, from the front of `rest`.
-    pub(crate) fn decode(rest: &mut impl Buf) -> Result<Self, &'static str> {
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn decode(rest: &mut impl Buf) -> Result<Self, &'static str> {
         Ok(Self {
             voters: ids(rest)?,
             learners: ids(rest)?,
@@ -122,6 +125,14 @@ fn ids(rest: &mut impl Buf) -> Result<Vec<ReplicaId>, &'static str> {
 /// The changes as the entry that makes them.
 pub(super) fn entry_of(changes: &[MemberChange]) -> Bytes {
     use protobuf::Message as _;
+    let bytes = change_of(changes).write_to_bytes();
+    bytes
+        .expect("a message of our own has all its fields")
+        .into()
+}
+
+/// The changes as the consensus library has them.
+pub(super) fn change_of(changes: &[MemberChange]) -> ConfChangeV2 {
     let singles = changes.iter().map(|change| {
         let (kind, id) = match change {
             MemberChange::Learner(id) => (ConfChangeType::AddLearnerNode, id),
@@ -137,8 +148,5 @@ pub(super) fn entry_of(changes: &[MemberChange]) -> Bytes {
     });
     let mut change = ConfChangeV2::default();
     change.set_changes(singles.collect::<Vec<_>>().into());
-    let bytes = change.write_to_bytes();
-    bytes
-        .expect("a message of our own has all its fields")
-        .into()
+    change
 }

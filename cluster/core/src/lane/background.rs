@@ -19,12 +19,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         outputs: &mut Outputs<M::Effect, T>,
     ) -> Result<(), Error> {
         self.store.log.complete(completion)?;
-        self.take_events(now, outputs);
-        Ok(())
+        self.take_events(now, outputs)
     }
 
     /// Takes what the log has to tell.
-    pub(super) fn take_events(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
+    pub(super) fn take_events(
+        &mut self,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) -> Result<(), Error> {
         while let Some(event) = self.store.log.pop_event() {
             match event {
                 Event::Persisted(position) => {
@@ -37,10 +40,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 Event::CheckpointDurable { shard, index } => {
                     self.touched.insert(shard);
                     self.installed_is_saved(shard, Some(index));
+                    self.vacated_is_saved(shard, true)?;
                 }
                 Event::CheckpointFailed { shard } => {
                     self.checkpoint_failed(shard);
                     self.installed_is_saved(shard, None);
+                    self.vacated_is_saved(shard, false)?;
                 }
                 Event::CheckpointRead {
                     shard,
@@ -50,6 +55,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 Event::AdoptedLost => self.give_up_install(),
             }
         }
+        Ok(())
     }
 
     fn persisted(&mut self, shard: ShardId, number: u64) {

@@ -67,7 +67,7 @@ enum Phase {
 
 /// Bodies that are still to be fetched, and where the sender had them.
 #[derive(Default)]
-struct Missing {
+pub(super) struct Missing {
     refs: Vec<(BodyOf, Place)>,
     next: usize,
 }
@@ -321,7 +321,7 @@ impl<M: Machine> Install<M> {
 }
 
 impl Missing {
-    fn release(self, log: &mut Log, shard: ShardId) {
+    pub(super) fn release(self, log: &mut Log, shard: ShardId) {
         let mut view = log.bodies(shard);
         for (body, place) in self.refs {
             view.release(place, body.len);
@@ -593,6 +593,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if let Some(mut installing) = self.installing.take() {
             on_install!(&mut installing, it => it.abandon(log));
         }
+    }
+
+    /// The shard whose replica is being rebuilt.
+    pub(super) fn installing_shard(&self) -> Option<ShardId> {
+        let installing = self.installing.as_ref()?;
+        Some(on_install!(installing, it => it.shard))
     }
 
     /// When the replica that is being rebuilt wants a step.

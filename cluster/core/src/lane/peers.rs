@@ -38,6 +38,8 @@ pub struct ShardStatus {
     pub members: Members,
     pub applied: (Index, Term),
     pub committed: Index,
+    /// Where its log ends.
+    pub last: (Index, Term),
     /// How far the others have the log; empty unless this node leads.
     pub matched: Vec<(ReplicaId, Index)>,
 }
@@ -278,6 +280,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     pub(super) fn host(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Error> {
+        if let Some(vacating) = self.vacating.get_mut(&shard) {
+            vacating.host_after(replica);
+            return Ok(());
+        }
         let seed = self.options.seed.wrapping_add(u64::from(shard.0));
         let here = replica.node() == self.options.node;
         let hosted = with_replica!(self, shard, it => {
@@ -297,6 +303,16 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.next_tick = None;
     }
 
+    /// An operator says that the shard's majority is lost for ever.
+    pub(super) fn recover_shard(&mut self, shard: ShardId) {
+        // What comes of it is seen in the shard's status.
+        let _ = with_replica!(self, shard, it => {
+            if it.leader().is_none() { it.consensus_mut().recover() } else { Ok(()) }
+        });
+        self.touched.insert(shard);
+        self.next_tick = None;
+    }
+
     pub(super) fn transfer(&mut self, shard: ShardId, to: ReplicaId) {
         let _ = with_replica!(self, shard, it => it.consensus_mut().transfer(to));
         self.touched.insert(shard);
@@ -305,11 +321,16 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// What this node knows of a logged shard.
     #[must_use]
     pub fn status(&self, shard: ShardId) -> Option<ShardStatus> {
-        if let Some(at) = rows_at(shard) {
-            return Some(status(&self.rows[at]));
+        let mut status = if let Some(at) = rows_at(shard) {
+            status(&self.rows[at])
+        } else {
+            status(&self.queues[queue_at(shard, self.options.shards)?])
+        };
+        if let Some(vacating) = self.vacating.get(&shard) {
+            // Until the disk knows that it is gone.
+            status.replica = Some(vacating.replica());
         }
-        let at = queue_at(shard, self.options.shards)?;
-        Some(status(&self.queues[at]))
+        Some(status)
     }
 }
 
@@ -338,6 +359,7 @@ fn status<M: Machine, T: Copy>(replica: &Replica<M, T>) -> ShardStatus {
         matched: matched.collect(),
         applied: replica.applied(),
         committed: consensus.hard().commit,
+        last: consensus.last(),
         members,
     }
 }

@@ -104,6 +104,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             stalled: VecDeque::new(),
             sending: BTreeMap::new(),
             installing: None,
+            vacating: BTreeMap::new(),
             course: Course::Running,
             checkpoints_at_end: true,
             told_rows: false,
@@ -335,7 +336,8 @@ impl<M: Machine> Returning for Shard<M> {
         if head.shard != self.state.shard() {
             return Err(unlike("its head is of another shard"));
         }
-        self.replica = Some(head.replica);
+        // 0: it was given up.
+        self.replica = Some(head.replica).filter(|replica| *replica != ReplicaId(0));
         self.hard = head.hard;
         self.members = head.members.clone();
         self.restored = Some(head.applied);

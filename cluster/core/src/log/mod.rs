@@ -167,6 +167,8 @@ pub struct Log {
     appended: BTreeMap<ShardId, u64>,
     /// The same, before the checkpoint under way began: it may fail.
     appended_before: u64,
+    /// Before these the log is of earlier replicas of their shards.
+    floors: BTreeMap<ShardId, Position>,
     /// The shard to write a checkpoint of, as of the last look.
     wanted: Option<ShardId>,
     looking: bool,
@@ -238,6 +240,7 @@ impl Log {
             checkpoints: Checkpoints::default(),
             appended: BTreeMap::new(),
             appended_before: 0,
+            floors: BTreeMap::new(),
             wanted: None,
             looking: false,
             unlooked_bytes: 0,
@@ -489,10 +492,20 @@ impl Log {
             begun,
             replay_from: pinned.unwrap_or(u32::MAX).min(begun.number()),
             survivors: self.survivors.tail().number(),
+            floor: self.floors.get(&shard).copied().unwrap_or_default(),
         });
         self.appended_before = self.appended.insert(shard, 0).unwrap_or(0);
         self.wanted = None;
         self.looking = true;
+    }
+
+    /// What the log has of the shard so far counts no more: its replica is given up. In force once
+    /// a checkpoint of the shard that begins after this is durable.
+    pub fn give_up(&mut self, shard: ShardId) {
+        if self.checkpoint_shard() == Some(shard) {
+            self.checkpoint_abort();
+        }
+        self.floors.insert(shard, self.main.tail());
     }
 
     /// The writer of the shard's checkpoint while it is under way and not finished.

@@ -117,6 +117,7 @@ impl Recovery {
         };
         for (header, file_bytes) in checkpoints {
             recovery.log.checkpoints.found(&header, file_bytes);
+            recovery.log.floors.insert(header.shard, header.floor);
             recovery.last.insert(header.shard, header.index);
             let found = Found { header, file_bytes };
             recovery.checkpoints.insert(header.shard, found);
@@ -355,8 +356,9 @@ impl Recovery {
 
     fn take_entry(&mut self, at: At, head: &Head, payload: Bytes) -> Result<Read, Error> {
         let (shard, index) = (head.shard, Index(head.index));
-        let covered = self.checkpoints.get(&shard);
-        if covered.is_some_and(|found| index <= found.header.index) {
+        let position = Position::new(at.segment.number(), at.offset);
+        let covered = self.checkpoints.get(&shard).map(|found| found.header);
+        if covered.is_some_and(|it| index <= it.index || position < it.floor) {
             return Ok(Read::Nothing);
         }
         let last = self.last.entry(shard).or_default();

@@ -186,6 +186,7 @@ impl Value for Node {
             NodeState::Active => 1,
             NodeState::Draining => 2,
             NodeState::Removed => 3,
+            NodeState::Leaving => 4,
         });
         out.put_u64_le(self.joined.0);
         put_blob(out, &self.key);
@@ -202,6 +203,7 @@ impl Value for Node {
                 1 => NodeState::Active,
                 2 => NodeState::Draining,
                 3 => NodeState::Removed,
+                4 => NodeState::Leaving,
                 _ => return Err("an unknown state"),
             },
             joined: Time(word(rest)?),
@@ -230,7 +232,13 @@ impl Value for Replicas {
     const WHAT: &'static str = "row of a shard's replicas";
 
     fn put(&self, out: &mut Vec<u8>) {
-        for ids in [&self.voters, &self.learners, &self.retired] {
+        for ids in [
+            &self.voters,
+            &self.learners,
+            &self.retired,
+            &self.lost,
+            &self.gone,
+        ] {
             put_count(out, ids.len());
             ids.iter().for_each(|id| out.put_u64_le(id.0));
         }
@@ -242,6 +250,8 @@ impl Value for Replicas {
             voters: ids(rest)?,
             learners: ids(rest)?,
             retired: ids(rest)?,
+            lost: ids(rest)?,
+            gone: ids(rest)?,
         })
     }
 }

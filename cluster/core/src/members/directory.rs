@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::codec::{Value, grant_key, node_key, number, replicas_key, single};
-use super::{Authority, Cluster, Next, Node, Replicas, Versioned, all_shards, is_own, kind};
+use super::{Authority, Cluster, Next, Node, Replicas, Versioned, all_shards, is_own, kind, steps};
 use crate::ids::{NodeId, ReplicaId, ShardId};
-use crate::lane::founding;
+use crate::lane::{ShardStatus, founding};
 use crate::machine::Malformed;
 use crate::rows::{Change, Precondition, RowKey, Transaction, Write};
 
@@ -220,6 +220,83 @@ impl Directory {
         })
     }
 
+    /// Raises what all nodes of the cluster can do. `None` where there is no cluster.
+    #[must_use]
+    pub fn put_version(&self, version: u32) -> Option<Transaction> {
+        let before = self.cluster.as_ref()?;
+        let row = single(kind::CLUSTER);
+        let mut cluster = before.value.clone();
+        cluster.version = version;
+        Some(Transaction {
+            preconditions: vec![Precondition::Unchanged(row.clone(), before.version)],
+            writes: vec![put(row, &cluster)],
+        })
+    }
+
+    /// What is to be forgotten, and what was: replicas that are no members any more are to go from
+    /// their nodes' disks; what is gone from there, or never was there, goes from the rows.
+    /// `known`: shards as their leaders see them; `has`: whether a node has a replica, if that is
+    /// known. `None`: nothing.
+    #[must_use]
+    pub fn tidy(
+        &self,
+        known: &BTreeMap<ShardId, ShardStatus>,
+        has: impl Fn(ShardId, ReplicaId) -> Option<bool>,
+        shards_max: usize,
+    ) -> Option<Transaction> {
+        let mut transaction = Transaction::default();
+        for (shard, row) in &self.replicas {
+            let mut after = row.value.clone();
+            let is_member =
+                |id: ReplicaId| self.nodes.get(&id.node()).map(|it| it.value.is_member());
+            after.gone.retain(|id| {
+                let is_there = has(*shard, *id).unwrap_or(true);
+                is_there && is_member(*id) == Some(true)
+            });
+            if let Some(status) = known.get(shard) {
+                let settled = steps::is_settled(&row.value, status);
+                let leaves = |id: &ReplicaId| settled && status.members.all().all(|it| it != *id);
+                let old = after.retired.iter().chain(&after.lost);
+                let left: Vec<ReplicaId> = old.copied().filter(leaves).collect();
+                after.retired.retain(|id| !left.contains(id));
+                after.lost.retain(|id| !left.contains(id));
+                after.gone.extend(left);
+            }
+            if after != row.value {
+                let key = replicas_key(*shard);
+                let unchanged = Precondition::Unchanged(key.clone(), row.version);
+                transaction.preconditions.push(unchanged);
+                transaction.writes.push(put(key, &after));
+                if transaction.writes.len() == shards_max {
+                    break;
+                }
+            }
+        }
+        (!transaction.writes.is_empty()).then_some(transaction)
+    }
+
+    /// A shard's majority is lost for ever: `replica` alone has it from here on, and the others
+    /// that it had are never wanted again. `None` where there is no such shard.
+    #[must_use]
+    pub fn recovered(&self, shard: ShardId, replica: ReplicaId) -> Option<Transaction> {
+        let row = self.replicas.get(&shard)?;
+        let before = &row.value;
+        let others = before.all().chain(before.retired.iter().copied());
+        let mut lost: Vec<ReplicaId> = before.lost.clone();
+        lost.extend(others.filter(|id| *id != replica));
+        let after = Replicas {
+            voters: vec![replica],
+            lost,
+            gone: before.gone.clone(),
+            ..Replicas::default()
+        };
+        let key = replicas_key(shard);
+        Some(Transaction {
+            preconditions: vec![Precondition::Unchanged(key.clone(), row.version)],
+            writes: vec![put(key, &after)],
+        })
+    }
+
     /// Assigns replicas to nodes: new ones where a node never had one of the shard. `None` when
     /// everything is as wanted, or there is no cluster. At most `shards_max` shards are changed.
     #[must_use]
@@ -285,6 +362,8 @@ fn assigned(before: &Replicas, wanted: &Wanted, next: &mut u32) -> Option<Replic
         voters,
         learners,
         retired,
+        lost: before.lost.clone(),
+        gone: before.gone.clone(),
     })
 }
 

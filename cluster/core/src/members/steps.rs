@@ -5,6 +5,7 @@
 //! - voters that come and voters that go change in one step (joint consensus), so that there are
 //!   never fewer than before or than wanted;
 //! - a leader that is to go gives its lead away, and is removed by the next one;
+//! - no step leaves a shard with voters of whom a majority is not there;
 //! - few shards move at a time, and none is handed to a node that cannot take it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,15 +42,34 @@ pub fn next(wanted: &Replicas, status: &ShardStatus, reachable: &BTreeSet<NodeId
     }
     let coming = wanted.voters.iter().copied();
     let coming = coming.filter(|id| !members.voters.contains(id));
-    let coming: Vec<_> = coming.collect();
-    if !coming.iter().all(|id| is_ready(status, *id)) {
-        return None;
-    }
-    let mut changes: Vec<_> = coming.into_iter().map(MemberChange::Voter).collect();
+    let (ready, late): (Vec<_>, Vec<_>) =
+        coming.partition(|id| is_ready(status, *id) && is_there(id));
     let others = members.all().filter(|id| *id != me);
-    changes.extend(others.filter_map(|id| going(wanted, status, id)));
+    let going = others.filter_map(|id| going(wanted, status, id));
+    let mut going: Vec<_> = going.collect();
+    if !late.is_empty() {
+        // Those that are there take the places of others, one for one.
+        let votes = |change: &MemberChange| match change {
+            MemberChange::Learner(id) | MemberChange::Remove(id) | MemberChange::Voter(id) => {
+                members.voters.contains(id)
+            }
+        };
+        going.retain(votes);
+        going.sort_by_key(|change| match change {
+            MemberChange::Learner(id) | MemberChange::Remove(id) | MemberChange::Voter(id) => {
+                is_there(id)
+            }
+        });
+        going.truncate(ready.len());
+        if going.is_empty() || going.len() < ready.len() {
+            return None;
+        }
+    }
+    let mut changes: Vec<_> = ready.into_iter().map(MemberChange::Voter).collect();
+    changes.extend(going);
     if !changes.is_empty() {
-        return Some(Step::Change(changes));
+        let decides = decides_after(&changes, status, |id| *id == me || is_there(id));
+        return decides.then_some(Step::Change(changes));
     }
     let heir = |id: &&ReplicaId| **id != me && is_there(id) && has_all(status, **id);
     if wanted.voters.contains(&me) {
@@ -57,6 +77,22 @@ pub fn next(wanted: &Replicas, status: &ShardStatus, reachable: &BTreeSet<NodeId
         return Some(Step::Transfer(*first));
     }
     wanted.voters.iter().find(heir).copied().map(Step::Transfer)
+}
+
+/// Whether those who vote after the changes and are there decide.
+fn decides_after(
+    changes: &[MemberChange],
+    status: &ShardStatus,
+    is_there: impl Fn(&ReplicaId) -> bool,
+) -> bool {
+    let mut voters: BTreeSet<ReplicaId> = status.members.voters.iter().copied().collect();
+    for change in changes {
+        match change {
+            MemberChange::Voter(id) => voters.insert(*id),
+            MemberChange::Learner(id) | MemberChange::Remove(id) => voters.remove(id),
+        };
+    }
+    voters.iter().filter(|id| is_there(id)).count() > voters.len() / 2
 }
 
 /// What is done about a member that is not what it should be.

@@ -9,7 +9,7 @@ use super::steps::{self, Step};
 use super::*;
 use crate::consensus::{MemberChange, Members};
 use crate::ids::{Index, Term};
-use crate::lane::{ShardStatus, founding};
+use crate::lane::ShardStatus;
 use crate::rows::{Change, Committed, Rows, Transaction};
 
 const SHARDS: u32 = 8;
@@ -80,18 +80,6 @@ impl Store {
         admission.node
     }
 
-    /// Plans until nothing is left to plan.
-    fn plan(&mut self) {
-        for _ in 0..100 {
-            let wanted = plan::wanted(&self.directory);
-            let Some(transaction) = self.directory.assign(&wanted, 4) else {
-                return;
-            };
-            assert!(self.transact(&transaction));
-        }
-        panic!("it never comes to rest");
-    }
-
     fn row(&self, shard: u32) -> &Replicas {
         &self.directory.replicas[&ShardId(shard)].value
     }
@@ -102,7 +90,13 @@ fn a_view_is_the_same_from_changes_and_from_all_rows() {
     let mut store = Store::founded();
     assert!(!store.transact(&founding_rows().transaction()), "once");
     assert_eq!(store.join("two"), NodeId(2));
-    store.plan();
+    let both = Wanted {
+        voters: vec![NodeId(1)],
+        learners: vec![NodeId(2)],
+    };
+    let wanted = all_shards(SHARDS).map(|shard| (shard, both.clone()));
+    let assigned = store.directory.assign(&wanted.collect(), 99);
+    assert!(store.transact(&assigned.expect("there is something to assign")));
     let mut again = Directory::default();
     let (moved, applied) = again.apply(&store.rows.all());
     assert_eq!((moved.len(), applied), (SHARDS as usize + 1, Ok(())));
@@ -135,73 +129,6 @@ fn a_use_and_an_id_are_given_once() {
     assert!(store.transact(&store.directory.put_grant(10, spent.clone(), &[9])));
     assert!(!store.transact(&store.directory.put_grant(10, spent, &[])));
     assert_eq!(store.directory.grants.len(), 1);
-}
-
-#[test]
-fn a_cluster_grows_by_the_simple_rule() {
-    let mut store = Store::founded();
-    store.plan();
-    assert_eq!(store.row(1).voters, [founding(ShardId(1), NodeId(1))]);
-    store.join("two");
-    store.plan();
-    for shard in 0..=SHARDS {
-        let row = store.row(shard);
-        assert_eq!((row.voters.len(), row.learners.len()), (1, 1));
-    }
-    store.join("three");
-    store.plan();
-    for shard in 0..=SHARDS {
-        let row = store.row(shard);
-        assert_eq!((row.voters.len(), row.learners.len()), (3, 0));
-    }
-    let mut leads = BTreeMap::new();
-    for shard in 1..=SHARDS {
-        let first = store.row(shard).voters[0];
-        *leads.entry(first.node()).or_insert(0) += 1;
-    }
-    assert!(leads.values().all(|it| (2..=3).contains(it)), "{leads:?}");
-    for (name, voters, learners) in [("four", 3, 1), ("five", 5, 0), ("six", 5, 1)] {
-        store.join(name);
-        store.plan();
-        let row = store.row(0);
-        assert_eq!((row.voters.len(), row.learners.len()), (voters, learners));
-    }
-    let ids: BTreeSet<ReplicaId> = all_shards(SHARDS)
-        .flat_map(|shard| store.row(shard.0).all())
-        .collect();
-    let all = all_shards(SHARDS).map(|shard| store.row(shard.0).all().count());
-    assert_eq!(ids.len(), all.sum::<usize>(), "no id is given twice");
-}
-
-#[test]
-fn a_drained_node_keeps_shard_0_alone_and_gets_its_replicas_back() {
-    let mut store = Store::founded();
-    for name in ["two", "three", "four"] {
-        store.join(name);
-    }
-    store.plan();
-    let before = store.directory.clone();
-    let set = |store: &mut Store, state| {
-        let mut node = store.directory.nodes[&NodeId(1)].value.clone();
-        node.state = state;
-        let transaction = store.directory.put_node(NodeId(1), &node);
-        assert!(store.transact(&transaction.expect("known")));
-        store.plan();
-    };
-    set(&mut store, NodeState::Draining);
-    let left: Vec<_> = store.directory.replicas_on(NodeId(1)).collect();
-    assert_eq!(left, [(ShardId(0), founding(ShardId(0), NodeId(1)))]);
-    for shard in 1..=SHARDS {
-        assert_eq!(store.row(shard).voters.len(), 3);
-        assert_eq!(store.row(shard).retired.len(), 1);
-    }
-    set(&mut store, NodeState::Removed);
-    assert_eq!(store.directory.replicas_on(NodeId(1)).count(), 0);
-    assert_eq!(store.directory.members().count(), 3);
-    set(&mut store, NodeState::Active);
-    let again = store.row(0).on(NodeId(1));
-    assert_eq!(again, before.replicas[&ShardId(0)].value.on(NodeId(1)));
-    assert_eq!(store.directory.put_node(NodeId(9), &node("x")), None);
 }
 
 #[test]
@@ -276,6 +203,7 @@ fn status(voters: &[u64], learners: &[u64], matched: &[(u64, u64)]) -> ShardStat
         },
         applied: (Index(1000), Term(1)),
         committed: Index(1000),
+        last: (Index(1000), Term(1)),
         matched: matched
             .iter()
             .map(|(node, at)| (id(*node), Index(*at)))
@@ -287,7 +215,7 @@ fn row(voters: &[u64], learners: &[u64]) -> Replicas {
     Replicas {
         voters: voters.iter().map(|node| id(*node)).collect(),
         learners: learners.iter().map(|node| id(*node)).collect(),
-        retired: Vec::new(),
+        ..Replicas::default()
     }
 }
 

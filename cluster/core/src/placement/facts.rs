@@ -46,10 +46,10 @@ pub(super) struct Copy {
     pub(super) replica: ReplicaId,
     pub(super) node: usize,
     pub(super) role: Role,
-    pub(super) replaces: Option<ReplicaId>,
     /// Alive, and has (about) all that is committed.
     pub(super) is_caught_up: bool,
-    /// Another copy, that can be counted on, comes in its place: it goes if there are too many.
+    /// A member that the row does not have any more, and that is not needed in the place of one
+    /// that the row has and that cannot be counted on.
     pub(super) is_replaced: bool,
 }
 
@@ -59,6 +59,8 @@ pub(super) struct ShardFacts<'a> {
     pub(super) copies: Vec<Copy>,
     /// The copy that leads, if it is alive.
     pub(super) leader: Option<usize>,
+    /// The node that is to lead.
+    pub(super) leads: Option<usize>,
     pub(super) alive: usize,
     pub(super) has_majority: bool,
 }
@@ -168,18 +170,19 @@ impl<'a> ShardFacts<'a> {
                 replica: id,
                 node,
                 role,
-                replaces: row.and_then(|row| row.replaces),
                 is_caught_up: nodes[node].is_alive && role != Role::Assigned && has_all,
                 is_replaced: false,
             });
         }
-        let replaced: Vec<_> = copies
-            .iter()
-            .filter(|copy| !nodes[copy.node].is_bad())
-            .filter_map(|copy| copy.replaces)
-            .collect();
-        for copy in &mut copies {
-            copy.is_replaced = replaced.contains(&copy.replica);
+        let is_known = |copy: &Copy| rows.contains_key(&copy.replica);
+        let bad = copies.iter().filter(|copy| is_known(copy));
+        let mut needed = bad.filter(|copy| nodes[copy.node].is_bad()).count();
+        for copy in copies
+            .iter_mut()
+            .filter(|copy| !rows.contains_key(&copy.replica))
+        {
+            copy.is_replaced = needed == 0;
+            needed = needed.saturating_sub(1);
         }
         let leader = copies.iter().position(|copy| {
             let node = &nodes[copy.node];
@@ -190,10 +193,13 @@ impl<'a> ShardFacts<'a> {
         let outgoing = members.outgoing.iter().filter(is_alive).count();
         let has_majority = alive >= majority(members.voters.len())
             && (members.outgoing.is_empty() || outgoing >= majority(members.outgoing.len()));
+        let leads = shard.wanted.voters.first();
+        let leads = leads.and_then(|id| nodes.binary_search_by_key(id, |node| node.id).ok());
         Self {
             shard,
             copies,
             leader,
+            leads,
             alive,
             has_majority,
         }

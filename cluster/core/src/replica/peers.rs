@@ -44,6 +44,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.is_here() {
             return Err(Error::Refused("there is a replica here".into()));
         }
+        // Of one that was given up nothing is left, whatever the disk says.
+        self.state = self.blank_state();
+        self.agreed = Index(0);
         self.consensus = Consensus::new(Start {
             replica: id,
             hard: Hard::default(),
@@ -83,6 +86,21 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
         self.installed = Some(members);
         std::mem::replace(&mut self.state, state)
+    }
+
+    /// Has no replica from here on: gives what it held, and where its log ends. This node's own
+    /// stream into the shard goes on, to whoever leads it.
+    pub(crate) fn vacate(&mut self) -> (State<M>, (Index, Term)) {
+        let last = self.consensus.last();
+        self.told = self.leader();
+        self.consensus = Consensus::vacant();
+        self.appended.clear();
+        self.proposals = Batch::default();
+        self.proposals_since = None;
+        self.installed = None;
+        self.agreed = Index(0);
+        let blank = self.blank_state();
+        (std::mem::replace(&mut self.state, blank), last)
     }
 
     /// An entry of the log that is not known to be agreed on: found there at the start.

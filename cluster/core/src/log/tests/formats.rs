@@ -79,6 +79,7 @@ fn checkpoint() -> (FileName, Vec<u8>) {
         begun: Position::new(2, SEGMENT_HEAD_BYTES),
         replay_from: 2,
         survivors: 3,
+        floor: Position::from_u64(0),
     });
     writer.part(1, b"replica");
     writer.chunk(b"machine");

@@ -2,9 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::toy::{Toy, is_even};
+use super::toy::{NodeState, Toy, is_even};
 use crate::ids::NodeId;
-use crate::placement::NodeState;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -21,7 +20,7 @@ fn event() -> impl Strategy<Value = Event> {
     let state = prop_oneof![
         Just(NodeState::Active),
         Just(NodeState::Draining),
-        Just(NodeState::Removed)
+        Just(NodeState::Leaving)
     ];
     prop_oneof![
         3 => any::<u8>().prop_map(Event::Add),
@@ -56,7 +55,8 @@ fn happen(toy: &mut Toy, event: Event, zones: u8) {
         Event::Delay => toy.wait_out_the_delay(),
         Event::Weigh(shard, weight) => {
             let at = usize::from(shard) % toy.cluster.shards.len();
-            toy.cluster.shards[at].weight = u64::from(weight);
+            let id = toy.cluster.shards[at].id;
+            toy.weigh(id, u64::from(weight));
         }
         Event::Turns(turns) => {
             for _ in 0..turns % 32 {
@@ -83,8 +83,8 @@ proptest! {
         }
         toy.settle();
         toy.check_rest();
-        let steps = toy.plan().steps;
-        prop_assert!(steps.is_empty(), "{steps:?}");
+        let changes = toy.plan().changes;
+        prop_assert!(changes.is_empty(), "{changes:?}");
         // All are well again.
         for id in toy.cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
             toy.revive(id);

@@ -1,129 +1,176 @@
-//! A cluster that does what plans say, and complains about what they must not say.
+//! A cluster that does what layouts say, and complains about what they must not say.
+//!
+//! Rows and the steps of each shard are the real ones; members change as Raft would change them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::{Bytes, BytesMut};
+
 use crate::consensus::{MemberChange, Members};
-use crate::ids::{Index, NodeId, ReplicaId, ShardId, Time};
-use crate::placement::{Action, Cluster, Node, NodeState, Options, Plan, Replica, Shard, plan};
+use crate::ids::{Index, NodeId, ReplicaId, ShardId, Term, Time};
+use crate::lane::ShardStatus;
+use crate::members::steps::{self, Step};
+use crate::members::{self, Directory, Founding, Replicas};
+use crate::placement::{Cluster, Known, Layout, Options, Shard, cluster, layout};
+use crate::rows::{Committed, Rows, Transaction};
 
 const COMMITTED: Index = Index(1_000_000);
 /// Turns that a learner needs to catch up.
 const TURNS: u32 = 2;
 /// More than enough for every change that a test makes.
 const TURNS_MAX: usize = 4000;
+const TOKEN: u64 = 1;
+
+pub(super) use crate::members::NodeState;
 
 pub(super) struct Toy {
-    pub(super) cluster: Cluster,
+    rows: Rows,
+    directory: Directory,
+    known: Known,
     pub(super) options: Options,
     pub(super) now: Time,
     /// Copies that were made so far.
     pub(super) made: usize,
-    next_node: u64,
-    next_replica: u32,
-    used: BTreeSet<ReplicaId>,
+    present: BTreeSet<ReplicaId>,
     behind: BTreeMap<ReplicaId, u32>,
+    /// As of the last look.
+    pub(super) cluster: Cluster,
 }
 
 impl Toy {
     /// One node that has all shards, the definitions and `shards` others.
     pub(super) fn new(shards: u32, zone: &str) -> Self {
         let mut toy = Self {
-            cluster: Cluster::default(),
+            rows: Rows::default(),
+            directory: Directory::default(),
+            known: Known::default(),
             options: Options {
                 weight_gain_min_bytes: 1,
+                copying_max: 2,
                 ..Options::default()
             },
             now: Time(1_000_000_000),
             made: 0,
-            next_node: 1,
-            next_replica: 1,
-            used: BTreeSet::new(),
+            present: BTreeSet::new(),
             behind: BTreeMap::new(),
+            cluster: Cluster::default(),
         };
-        let node = toy.add(zone);
-        for shard in 0..=shards {
-            let id = toy.fresh(node);
-            let replica = Replica {
-                id,
-                matched: Some(COMMITTED),
-                replaces: None,
-            };
-            toy.cluster.shards.push(Shard {
-                id: ShardId(shard),
+        let founding = Founding {
+            cluster: members::Cluster {
+                id: 1,
+                version: 1,
+                name: String::new(),
+                shards,
+                founded: toy.now,
+            },
+            authority: members::Authority {
+                certificate: Bytes::new(),
+                key: Bytes::new(),
+            },
+            first: NodeId(1),
+            node: toy.node_row(zone, 1),
+        };
+        assert!(toy.transact(&founding.transaction()));
+        let grant = toy.directory.put_grant(TOKEN, Bytes::new(), &[]);
+        assert!(toy.transact(&grant));
+        for (shard, row) in toy.directory.replicas.clone() {
+            let id = row.value.voters[0];
+            toy.present.insert(id);
+            toy.known.weights.insert(shard, 100);
+            let status = ShardStatus {
+                shard,
+                replica: Some(id),
+                leader: Some((Term(1), id.node())),
                 members: Members {
                     voters: vec![id],
                     ..Members::default()
                 },
-                replicas: vec![replica],
-                leader: Some(node),
+                applied: (COMMITTED, Term(1)),
                 committed: COMMITTED,
-                weight: 100,
-                is_busy: false,
-            });
+                last: (COMMITTED, Term(1)),
+                matched: Vec::new(),
+            };
+            toy.known.shards.insert(shard, status);
         }
+        toy.look();
         toy
     }
 
-    fn fresh(&mut self, node: NodeId) -> ReplicaId {
-        let id = ReplicaId::new(node, self.next_replica);
-        self.next_replica += 1;
-        assert!(self.used.insert(id), "{id} is used again");
-        id
+    fn node_row(&self, zone: &str, number: u64) -> members::Node {
+        members::Node {
+            name: number.to_string(),
+            zone: zone.to_owned(),
+            addresses: Vec::new(),
+            amqp: Vec::new(),
+            http: Vec::new(),
+            state: NodeState::Active,
+            joined: self.now,
+            key: Bytes::copy_from_slice(&number.to_le_bytes()),
+        }
+    }
+
+    fn transact(&mut self, transaction: &Transaction) -> bool {
+        let mut bytes = BytesMut::new();
+        transaction.encode(&mut bytes);
+        let read = Transaction::decode(bytes.freeze()).expect("reads back");
+        let mut changes = Vec::new();
+        let committed = self.rows.transact(&read, &mut changes);
+        let (_, applied) = self.directory.apply(&changes);
+        assert_eq!(applied, Ok(()));
+        matches!(committed, Committed::Yes { .. })
+    }
+
+    fn look(&mut self) {
+        self.cluster = cluster(&self.directory, &self.known, &self.options, self.now);
     }
 
     pub(super) fn add(&mut self, zone: &str) -> NodeId {
-        let id = NodeId(self.next_node);
-        self.next_node += 1;
-        self.cluster.nodes.push(Node {
-            id,
-            zone: zone.to_owned(),
-            state: NodeState::Active,
-            down_since: None,
-        });
-        id
-    }
-
-    pub(super) fn node(&mut self, id: NodeId) -> &mut Node {
-        let found = self.cluster.nodes.iter_mut().find(|node| node.id == id);
-        found.expect("a node of the cluster")
+        let next = self.directory.next.as_ref().expect("founded").value.node;
+        let node = self.node_row(zone, next.0);
+        let admission = self.directory.admit(&node, TOKEN, Bytes::new());
+        let admission = admission.expect("the token is good for ever");
+        assert!(self.transact(&admission.transaction));
+        self.take_new_rows();
+        self.look();
+        next
     }
 
     pub(super) fn set(&mut self, id: NodeId, state: NodeState) {
-        self.node(id).state = state;
+        let mut node = self.directory.nodes[&id].value.clone();
+        node.state = state;
+        let transaction = self.directory.put_node(id, &node).expect("a known node");
+        assert!(self.transact(&transaction));
+        self.look();
     }
 
     pub(super) fn kill(&mut self, id: NodeId) {
-        let now = self.now;
-        self.node(id).down_since.get_or_insert(now);
+        self.known.down.entry(id).or_insert(self.now);
         self.elect();
+        self.look();
     }
 
     pub(super) fn revive(&mut self, id: NodeId) {
-        self.node(id).down_since = None;
+        self.known.down.remove(&id);
+        self.elect();
+        self.look();
+    }
+
+    pub(super) fn weigh(&mut self, shard: ShardId, weight: u64) {
+        self.known.weights.insert(shard, weight);
+        self.look();
     }
 
     pub(super) fn wait_out_the_delay(&mut self) {
         self.now.0 += self.options.replace_after_millis;
+        self.look();
     }
 
     pub(super) fn is_alive(&self, id: NodeId) -> bool {
-        let found = self.cluster.nodes.iter().find(|node| node.id == id);
-        found.is_some_and(|node| node.down_since.is_none())
+        is_alive(&self.directory, &self.known, id)
     }
 
-    pub(super) fn plan(&self) -> Plan {
-        plan(&self.cluster, &self.options, self.now)
-    }
-
-    /// A copy lost what it had: another one on its node takes its place.
-    pub(super) fn replace_in_place(&mut self, shard: usize, lost: ReplicaId) {
-        let id = self.fresh(lost.node());
-        self.behind.insert(id, TURNS);
-        self.cluster.shards[shard].replicas.push(Replica {
-            id,
-            matched: None,
-            replaces: Some(lost),
-        });
+    pub(super) fn plan(&self) -> Layout {
+        layout(&self.cluster, &self.options, self.now)
     }
 
     /// Plans and does until there is nothing to do. Gives how many turns that took.
@@ -139,60 +186,83 @@ impl Toy {
     /// One plan, and what comes of it. Gives whether anything was, or is, to be done.
     pub(super) fn turn(&mut self) -> bool {
         self.elect();
+        self.look();
         let plan = self.plan();
         assert_eq!(plan, self.plan(), "the same facts give the same plan");
         let copying = self.copying();
-        for step in &plan.steps {
-            self.act(&step.action);
+        let wanted = plan.changes.iter();
+        let wanted = wanted.map(|change| (change.shard, change.wanted.clone()));
+        if let Some(transaction) = self.directory.assign(&wanted.collect(), usize::MAX) {
+            assert!(self.transact(&transaction));
+            self.take_new_rows();
         }
-        assert!(self.copying() <= copying.max(self.options.copying_max));
+        // A shard's first two copies come at once.
+        let most = self.options.copying_max + self.options.replication;
+        assert!(self.copying() <= copying.max(most));
+        let stepped = self.step();
         let joint = self.leave_joint();
         let copied = self.copy();
         self.forget_the_empty();
-        !plan.steps.is_empty() || joint || copied
+        self.elect();
+        self.look();
+        !plan.changes.is_empty() || stepped || joint || copied
+    }
+
+    /// Copies that the rows have and had not before.
+    fn take_new_rows(&mut self) {
+        let rows = self.directory.replicas.values();
+        let now: BTreeSet<ReplicaId> = rows.flat_map(|row| row.value.all()).collect();
+        for id in now.difference(&self.present) {
+            let shards = self.known.shards.values();
+            let mut members = shards.flat_map(|status| status.members.all());
+            // One that was to go and is wanted again before it went has everything.
+            if !members.any(|member| member == *id) {
+                self.behind.insert(*id, TURNS);
+                self.made += 1;
+            }
+        }
+        self.present = now;
     }
 
     fn copying(&self) -> usize {
         let ids = self.behind.keys();
-        ids.filter(|id| self.is_alive(id.node())).count()
+        let queues = ids.filter(|id| {
+            let rows = self.directory.replicas.iter();
+            let mut rows = rows.filter(|(shard, _)| **shard != ShardId::DEFINITIONS);
+            rows.any(|(_, row)| row.value.all().any(|it| it == **id))
+        });
+        queues.filter(|id| self.is_alive(id.node())).count()
     }
 
-    fn act(&mut self, action: &Action) {
-        let at = self
-            .cluster
+    /// The next step of every shard.
+    fn step(&mut self) -> bool {
+        let alive = self.directory.members().map(|(id, _)| id);
+        let alive: BTreeSet<NodeId> = alive.filter(|id| self.is_alive(*id)).collect();
+        let led: Vec<ShardStatus> = self
+            .known
             .shards
-            .iter()
-            .position(|it| it.id == action.shard());
-        let at = at.expect("a shard of the cluster");
-        match action {
-            Action::Assign { node, replaces, .. } => {
-                let here = &self.cluster.shards[at].replicas;
-                assert!(
-                    here.iter()
-                        .all(|it| it.id.node() != *node || Some(it.id) == *replaces)
-                );
-                assert!(self.is_alive(*node));
-                let id = self.fresh(*node);
-                self.behind.insert(id, TURNS);
-                self.made += 1;
-                self.cluster.shards[at].replicas.push(Replica {
-                    id,
-                    matched: None,
-                    replaces: *replaces,
-                });
+            .values()
+            .filter(|status| status.leader.is_some())
+            .cloned()
+            .collect();
+        let steps = steps::all(&self.directory.replicas, &led, &alive, usize::MAX);
+        for (shard, step) in &steps {
+            match step {
+                Step::Transfer(to) => {
+                    let status = self.known.shards.get_mut(shard).expect("is led");
+                    assert!(status.members.voters.contains(to) && alive.contains(&to.node()));
+                    assert_ne!(status.replica, Some(*to));
+                    status.replica = Some(*to);
+                    status.leader = Some((Term(1), to.node()));
+                }
+                Step::Change(changes) => self.change(*shard, changes),
             }
-            Action::Transfer { to, .. } => {
-                let shard = &self.cluster.shards[at];
-                assert!(shard.members.voters.contains(to) && self.is_alive(to.node()));
-                assert_ne!(shard.leader, Some(to.node()));
-                self.cluster.shards[at].leader = Some(to.node());
-            }
-            Action::Change { changes, .. } => self.change(at, changes),
         }
+        !steps.is_empty()
     }
 
-    fn change(&mut self, at: usize, changes: &[MemberChange]) {
-        let before = self.cluster.shards[at].members.clone();
+    fn change(&mut self, shard: ShardId, changes: &[MemberChange]) {
+        let before = self.known.shards[&shard].members.clone();
         assert!(before.outgoing.is_empty(), "one change at a time");
         let mut after = before.clone();
         for change in changes {
@@ -207,67 +277,57 @@ impl Toy {
                     assert!(!self.behind.contains_key(id), "{id} has not caught up");
                     after.voters.push(*id);
                 }
-                MemberChange::Remove(_) => {
-                    self.behind.remove(id);
-                    self.cluster.shards[at].replicas.retain(|it| it.id != *id);
-                }
+                MemberChange::Remove(_) => {}
             }
         }
         after.voters.sort_unstable();
         after.learners.sort_unstable();
-        self.check_change(&before, &after, self.cluster.shards[at].id);
-        let leader = self.cluster.shards[at].leader;
-        assert!(after.voters.iter().any(|id| Some(id.node()) == leader));
+        self.check_change(&before, &after, shard);
+        let status = self.known.shards.get_mut(&shard).expect("is led");
+        let leads = status.replica.expect("is led");
+        assert!(after.voters.contains(&leads));
         if before.voters != after.voters {
             after.outgoing = before.voters;
         }
-        self.cluster.shards[at].members = after;
+        status.members = after;
     }
 
     /// How many more of its nodes a shard can lose.
     fn spare(&self, members: &Members) -> Option<usize> {
-        let alive = members.voters.iter().filter(|id| self.is_alive(id.node()));
-        alive.count().checked_sub(members.voters.len() / 2 + 1)
+        spare(&self.directory, &self.known, members)
     }
 
     fn check_change(&self, before: &Members, after: &Members, shard: ShardId) {
         let (had, has) = (self.spare(before), self.spare(after));
         assert!(had.is_some() && has.is_some(), "{shard}: no majority");
         let shrinks = after.voters.len() < before.voters.len();
-        let too_many = before.voters.len() > self.voters_wanted(shard);
+        let wanted = self.voters_wanted(shard);
+        // With the leader that is to go they are one more for a while.
+        let grows = after.voters.len() == wanted + 1 || before.voters.len() > wanted;
         assert!(
-            has >= had || (shrinks && too_many),
+            has >= had || (shrinks && grows),
             "{shard}: {before:?} {after:?}"
         );
-        let replaced: Vec<_> = self.rows(shard).filter_map(|row| row.replaces).collect();
-        let lasting = after.all().filter(|id| !replaced.contains(id));
-        let mut nodes: Vec<_> = lasting.map(ReplicaId::node).collect();
-        let count = nodes.len();
-        nodes.dedup();
-        assert_eq!(nodes.len(), count, "two on a node");
     }
 
-    fn rows(&self, shard: ShardId) -> impl Iterator<Item = &Replica> {
-        let shards = self.cluster.shards.iter();
-        let of = shards.filter(move |it| it.id == shard);
-        of.flat_map(|shard| &shard.replicas)
+    pub(super) fn row(&self, shard: ShardId) -> &Replicas {
+        &self.directory.replicas[&shard].value
     }
 
     pub(super) fn copies_wanted(&self, shard: ShardId) -> usize {
-        let nodes = self.cluster.nodes.iter();
-        let room = nodes
-            .filter(|node| node.state != NodeState::Removed)
-            .count();
+        let room = self.directory.members();
+        let room = room.filter(|(_, node)| node.state != NodeState::Leaving);
+        let room = room.count().max(1);
         match shard {
             ShardId::DEFINITIONS => room,
-            _ => room.min(self.options.replication),
+            _ => room.min(self.options.replication.max(1)),
         }
     }
 
     pub(super) fn voters_wanted(&self, shard: ShardId) -> usize {
         let most = match shard {
             ShardId::DEFINITIONS => self.options.definitions_voters,
-            _ => self.options.replication,
+            _ => self.options.replication.max(1),
         };
         let copies = self.copies_wanted(shard).min(most);
         if copies % 2 == 0 {
@@ -279,24 +339,24 @@ impl Toy {
 
     fn leave_joint(&mut self) -> bool {
         let mut any = false;
-        for shard in &mut self.cluster.shards {
-            any |= !shard.members.outgoing.is_empty();
-            shard.members.outgoing.clear();
+        for status in self.known.shards.values_mut() {
+            any |= !status.members.outgoing.is_empty();
+            status.members.outgoing.clear();
         }
         any
     }
 
     fn copy(&mut self) -> bool {
         let mut any = false;
-        let alive: Vec<_> = self.behind.keys().copied().collect();
-        for id in alive
-            .into_iter()
-            .filter(|id| self.is_alive(id.node()))
-            .collect::<Vec<_>>()
-        {
-            let shards = self.cluster.shards.iter_mut();
+        let (directory, known) = (&self.directory, &self.known);
+        let alive = self.behind.keys().copied();
+        let alive: Vec<_> = alive
+            .filter(|id| is_alive(directory, known, id.node()))
+            .collect();
+        for id in alive {
+            let shards = self.known.shards.values_mut();
             let mut shards = shards.filter(|shard| shard.members.learners.contains(&id));
-            let Some(shard) = shards.find(|shard| shard.leader.is_some()) else {
+            let Some(status) = shards.find(|shard| shard.leader.is_some()) else {
                 continue;
             };
             any = true;
@@ -304,32 +364,40 @@ impl Toy {
             *left -= 1;
             if *left == 0 {
                 self.behind.remove(&id);
-                let row = shard.replicas.iter_mut().find(|row| row.id == id);
-                row.expect("a member has a row").matched = Some(COMMITTED);
+                status.matched.push((id, COMMITTED));
             }
         }
         any
     }
 
     fn forget_the_empty(&mut self) {
-        let shards = &self.cluster.shards;
+        let shards = &self.known.shards;
         let has = |id: NodeId| {
-            let all = shards.iter().flat_map(|shard| &shard.replicas);
-            all.into_iter().any(|row| row.id.node() == id)
+            let members = shards.values().any(|shard| shard.members.on(id).is_some());
+            members || self.directory.replicas_on(id).count() > 0
         };
-        let nodes = &mut self.cluster.nodes;
-        nodes.retain(|node| node.state != NodeState::Removed || has(node.id));
+        let leaving = self.directory.members();
+        let leaving = leaving.filter(|(_, node)| node.state == NodeState::Leaving);
+        let empty: Vec<NodeId> = leaving.map(|it| it.0).filter(|id| !has(*id)).collect();
+        for id in empty {
+            self.set(id, NodeState::Removed);
+        }
     }
 
     fn elect(&mut self) {
-        for at in 0..self.cluster.shards.len() {
-            let shard = &self.cluster.shards[at];
-            let leads = shard.leader.is_some_and(|node| self.is_alive(node));
-            let decides = self.spare(&shard.members).is_some();
-            let mut heirs = shard.members.voters.iter().map(|id| id.node());
-            let heir = heirs.find(|node| self.is_alive(*node));
-            let leader = shard.leader.filter(|_| leads).or(heir).filter(|_| decides);
-            self.cluster.shards[at].leader = leader;
+        let (directory, known) = (self.directory.clone(), self.known.clone());
+        for status in self.known.shards.values_mut() {
+            let leader = status.leader.map(|(_, node)| node);
+            let leads = leader.is_some_and(|node| is_alive(&directory, &known, node));
+            let decides = spare(&directory, &known, &status.members).is_some();
+            let mut heirs = status.members.voters.iter().map(|id| id.node());
+            let heir = heirs.find(|node| is_alive(&directory, &known, *node));
+            let leader = leader.filter(|_| leads).or(heir).filter(|_| decides);
+            status.leader = leader.map(|node| (Term(1), node));
+            status.replica = leader.and_then(|node| status.members.on(node));
+            let members = status.members.clone();
+            let matched = members.all().filter(|id| !self.behind.contains_key(id));
+            status.matched = matched.map(|id| (id, COMMITTED)).collect();
         }
     }
 
@@ -375,7 +443,7 @@ impl Toy {
     /// What must be so whenever nothing is left to do.
     pub(super) fn check_rest(&self) {
         let plan = self.plan();
-        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert!(plan.changes.is_empty(), "{plan:#?}");
         for shard in &self.cluster.shards {
             let held = plan.held.iter().any(|(held, _)| *held == shard.id);
             let mut rows = shard.replicas.iter();
@@ -387,8 +455,23 @@ impl Toy {
             let id = shard.id;
             assert_eq!(members.voters.len() % 2, 1, "{id}: {members:?}");
             assert_eq!(shard.replicas.len(), members.all().count(), "{id}");
+            let status = &self.known.shards[&id];
+            assert!(steps::is_settled(self.row(id), status), "{id}: {status:?}");
+            let first = self.row(id).voters[0].node();
+            assert_eq!(shard.leader, Some(first), "{id}");
         }
     }
+}
+
+fn is_alive(directory: &Directory, known: &Known, id: NodeId) -> bool {
+    let member = directory.nodes.get(&id);
+    member.is_some_and(|node| node.value.is_member()) && !known.down.contains_key(&id)
+}
+
+fn spare(directory: &Directory, known: &Known, members: &Members) -> Option<usize> {
+    let alive = members.voters.iter();
+    let alive = alive.filter(|id| is_alive(directory, known, id.node()));
+    alive.count().checked_sub(members.voters.len() / 2 + 1)
 }
 
 /// The most is at most one more than the least.

@@ -1,0 +1,148 @@
+//! Work that takes long, as those see it who wait for it. Nobody has to: what is wanted stands in
+//! rows, and is done without a watcher.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use warren_cluster::Overview;
+use warren_cluster::cluster::Cluster as Node;
+use warren_cluster_core::ids::{NodeId, ShardId};
+
+use super::Answers;
+use crate::proto::admin_v1 as proto;
+
+/// How often a watcher is told.
+const PERIOD: Duration = Duration::from_millis(300);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Drain(NodeId),
+    Remove(NodeId),
+    Move {
+        shard: ShardId,
+        from: NodeId,
+        to: NodeId,
+    },
+    Transfer {
+        shard: ShardId,
+        to: NodeId,
+    },
+}
+
+/// Tells how far it is until it is done, or nobody listens.
+pub(super) fn watch(node: Arc<Node>, work: Work) -> Answers<proto::WorkProgress> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(tell(node, work, sender));
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+async fn tell(
+    node: Arc<Node>,
+    work: Work,
+    sender: mpsc::Sender<Result<proto::WorkProgress, Status>>,
+) {
+    let mut total = 0;
+    let mut period = tokio::time::interval(PERIOD);
+    loop {
+        period.tick().await;
+        let overview = node.overview().await;
+        let left = left(&node, &overview, work);
+        total = left.count.max(total);
+        let progress = proto::WorkProgress {
+            done: total - left.count,
+            total,
+            text: left.text,
+            finished: left.is_done,
+        };
+        let said = sender.send(Ok(progress)).await;
+        if said.is_err() || left.is_done {
+            return;
+        }
+    }
+}
+
+struct Left {
+    /// Units of work.
+    count: u32,
+    text: String,
+    is_done: bool,
+}
+
+fn left(node: &Node, overview: &Overview, work: Work) -> Left {
+    match work {
+        Work::Drain(id) => drain(overview, id),
+        Work::Remove(id) => remove(node, overview, id),
+        Work::Move { shard, from, to } => {
+            let status = overview.led().remove(&shard);
+            let members = status.map(|status| status.members).unwrap_or_default();
+            let is_there = members.on(to).is_some_and(|id| {
+                members.votes(id) || {
+                    let row = overview.directory.replicas.get(&shard);
+                    row.is_some_and(|row| row.value.learners.contains(&id))
+                }
+            });
+            let is_done = is_there && members.on(from).is_none();
+            let text = match (members.on(to).is_some(), is_there) {
+                (false, _) => format!("node {to} is about to get a replica of shard {shard}"),
+                (true, false) => format!("node {to} catches up with shard {shard}"),
+                (true, true) if !is_done => format!("node {from} is about to leave shard {shard}"),
+                _ => format!("node {to} has the replica of shard {shard}"),
+            };
+            one(is_done, text)
+        }
+        Work::Transfer { shard, to } => {
+            let status = overview.led().remove(&shard);
+            let leader = status.and_then(|status| status.leader);
+            let leader = leader.map(|(_, node)| node);
+            let text = match leader {
+                Some(leader) => format!("node {leader} leads shard {shard}"),
+                None => format!("nobody leads shard {shard}"),
+            };
+            one(leader == Some(to), text)
+        }
+    }
+}
+
+fn one(is_done: bool, text: String) -> Left {
+    Left {
+        count: u32::from(!is_done),
+        text,
+        is_done,
+    }
+}
+
+fn drain(overview: &Overview, id: NodeId) -> Left {
+    let leads = overview.led().into_values();
+    let leads = leads.filter(|it| it.leader.is_some_and(|(_, node)| node == id));
+    let count = leads.count() as u32;
+    Left {
+        count,
+        text: format!("node {id} leads {count} shards"),
+        is_done: count == 0,
+    }
+}
+
+fn remove(node: &Node, overview: &Overview, id: NodeId) -> Left {
+    let directory = &overview.directory;
+    let row = directory.nodes.get(&id);
+    let led = overview.led();
+    let on = led.values().filter(|it| it.members.on(id).is_some());
+    let count = on.count() as u32;
+    let has_left = row.is_none_or(|row| !row.value.is_member());
+    // A node that was asked to remove itself hears nothing any more once it has left.
+    let itself = id == node.node() && node.has_left();
+    let is_done = has_left || itself;
+    let text = if is_done {
+        format!("node {id} has left the cluster")
+    } else {
+        format!("node {id} has replicas of {count} shards")
+    };
+    Left {
+        count: if is_done { 0 } else { count.max(1) },
+        text,
+        is_done,
+    }
+}

@@ -1,0 +1,269 @@
+//! What operators ask of a cluster, upon its rows: nodes that drain, leave or stay, replicas that
+//! move. A row says what is wanted; the nodes bring it about, whoever watches.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Time};
+use warren_cluster_core::lane::ShardStatus;
+use warren_cluster_core::members::{Directory, NodeState, Wanted, steps};
+use warren_cluster_core::placement::{self, Known, Layout};
+use warren_cluster_core::rows::Transaction;
+
+use crate::cluster::Cluster;
+use crate::colleagues::{Overview, recover_here};
+use crate::join::{self, OfferError};
+use crate::proto::node_v1 as proto;
+use crate::tls::Fingerprint;
+
+/// How long a change of a row is tried, against others that change it too.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why a cluster does not do what it is asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("node {0} is no member of this cluster")]
+    UnknownNode(NodeId),
+    #[error("there is no shard {0}")]
+    UnknownShard(ShardId),
+    #[error("{0}")]
+    Never(String),
+    /// As things are.
+    #[error("{0}")]
+    NotNow(String),
+    /// Shard 0 cannot be changed now.
+    #[error("the cluster cannot decide now: {0}")]
+    Unavailable(String),
+}
+
+impl Cluster {
+    /// One look at all nodes.
+    pub async fn overview(&self) -> Overview {
+        Overview::look(&self.colleagues).await
+    }
+
+    /// What a layout is made from, and what it would be.
+    #[must_use]
+    pub fn layout(&self, overview: &Overview) -> (placement::Cluster, Layout) {
+        let cluster = self.placed(overview);
+        let layout = placement::layout(&cluster, &self.placement, Time(0));
+        (cluster, layout)
+    }
+
+    fn placed(&self, overview: &Overview) -> placement::Cluster {
+        let silent = overview.nodes.iter().filter(|(_, report)| report.is_err());
+        let known = Known {
+            shards: overview.led(),
+            weights: BTreeMap::new(),
+            down: silent.map(|(id, _)| (*id, Time(0))).collect(),
+        };
+        placement::cluster(&overview.directory, &known, &self.placement, Time(0))
+    }
+
+    /// The shards that a removal of `node` would leave without a majority.
+    #[must_use]
+    pub fn would_break(&self, overview: &Overview, node: NodeId) -> Vec<ShardId> {
+        placement::would_break(&self.placed(overview), &self.placement, Time(0), node)
+    }
+
+    /// Sets what is wanted of a node.
+    ///
+    /// # Errors
+    /// When there is no such node, it leaves already, or the rows cannot be changed.
+    pub async fn set_state(&self, node: NodeId, state: NodeState) -> Result<(), Refused> {
+        self.change(|directory| {
+            let row = directory.nodes.get(&node).map(|row| &row.value);
+            let row = row.filter(|row| row.is_member());
+            let mut row = row.ok_or(Refused::UnknownNode(node))?.clone();
+            if row.state == state {
+                return Ok(None);
+            }
+            if row.state == NodeState::Leaving && state != NodeState::Removed {
+                let text = format!("node {node} is leaving the cluster");
+                return Err(Refused::Never(text));
+            }
+            if state != NodeState::Active {
+                let others = directory.members();
+                let mut others = others.filter(|(id, _)| *id != node);
+                if !others.any(|(_, other)| other.state == NodeState::Active) {
+                    let text = format!("node {node} is the last one that could lead");
+                    return Err(Refused::NotNow(text));
+                }
+            }
+            row.state = state;
+            Ok(directory.put_node(node, &row))
+        })
+        .await
+    }
+
+    /// Gives `to` the place that `from` has in a shard.
+    ///
+    /// # Errors
+    /// When there is nothing to move, no place for it, or the rows cannot be changed.
+    pub async fn move_replica(
+        &self,
+        shard: ShardId,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<(), Refused> {
+        self.change(|directory| {
+            let mut wanted = wanted(directory, shard)?;
+            may_have(directory, to)?;
+            let has =
+                |node: NodeId| wanted.voters.contains(&node) || wanted.learners.contains(&node);
+            if !has(from) && has(to) {
+                return Ok(None);
+            }
+            if shard == ShardId::DEFINITIONS {
+                let text = "every node has a replica of shard 0".to_owned();
+                return Err(Refused::Never(text));
+            }
+            if !has(from) {
+                let text = format!("node {from} has no replica of shard {shard}");
+                return Err(Refused::NotNow(text));
+            }
+            if has(to) {
+                let text = format!("node {to} has a replica of shard {shard} already");
+                return Err(Refused::NotNow(text));
+            }
+            let all = wanted.voters.iter_mut().chain(&mut wanted.learners);
+            all.filter(|node| **node == from)
+                .for_each(|node| *node = to);
+            Ok(directory.assign(&BTreeMap::from([(shard, wanted)]), 1))
+        })
+        .await
+    }
+
+    /// Makes `to` the node that is to lead a shard.
+    ///
+    /// # Errors
+    /// When it has no vote, is not to lead anything, or the rows cannot be changed.
+    pub async fn prefer_leader(&self, shard: ShardId, to: NodeId) -> Result<(), Refused> {
+        self.change(|directory| {
+            let mut wanted = wanted(directory, shard)?;
+            may_have(directory, to)?;
+            if wanted.voters.first() == Some(&to) {
+                return Ok(None);
+            }
+            let Some(at) = wanted.voters.iter().position(|node| *node == to) else {
+                let text = format!("node {to} has no vote in shard {shard}");
+                return Err(Refused::NotNow(text));
+            };
+            wanted.voters.swap(0, at);
+            Ok(directory.assign(&BTreeMap::from([(shard, wanted)]), 1))
+        })
+        .await
+    }
+
+    /// Lets a node in that waits at `address` to be offered a cluster.
+    ///
+    /// # Errors
+    /// When it is not there, is another one, or does not want to.
+    pub async fn add_node(
+        &self,
+        address: &str,
+        fingerprint: Fingerprint,
+        within: Duration,
+    ) -> Result<NodeId, AddError> {
+        let before = self.directory();
+        let token = self.create_join_token(1, Duration::from_secs(600)).await?;
+        join::offer(address, fingerprint, &token, within).await?;
+        let mut directory = self.watch();
+        let new = |directory: &Directory| {
+            let nodes = directory.nodes.keys();
+            nodes.copied().find(|id| !before.nodes.contains_key(id))
+        };
+        let waited = directory.wait_for(|directory| new(directory).is_some());
+        let waited = tokio::time::timeout(within, waited).await;
+        match waited {
+            Ok(Ok(directory)) => new(&directory).ok_or(AddError::Late),
+            _ => Err(AddError::Late),
+        }
+    }
+
+    /// Makes the replica that a node has of a shard decide alone. `seen` is what the operator was
+    /// shown of it: nothing happens where it has moved on.
+    ///
+    /// # Errors
+    /// When the shard has a leader, or the replica is not as it was seen.
+    pub async fn recover(&self, node: NodeId, seen: &ShardStatus) -> Result<(), Refused> {
+        let request = proto::RecoverRequest {
+            shard: seen.shard.0,
+            replica: seen.replica.unwrap_or_default().0,
+            last: seen.last.0.0,
+            last_term: seen.last.1.0,
+        };
+        let done = if node == self.node() {
+            recover_here(&self.desk, &request)
+        } else {
+            self.colleagues.recover(node, request).await
+        };
+        done.map_err(Refused::NotNow)
+    }
+
+    /// Ends when this node was told that it is no member any more.
+    pub async fn dismissed(&self) {
+        self.colleagues.dismissed.notified().await;
+    }
+
+    /// Proposes what `make` makes of the rows until it is there; `None` from it: it is there.
+    async fn change(
+        &self,
+        make: impl Fn(&Directory) -> Result<Option<Transaction>, Refused>,
+    ) -> Result<(), Refused> {
+        let until = Instant::now() + CHANGE_TIMEOUT;
+        loop {
+            let before = self.directory();
+            let Some(transaction) = make(&before)? else {
+                return Ok(());
+            };
+            let changed = |directory: &Directory| *directory != *before;
+            let decided = self.desk.transact(transaction, changed).await;
+            decided.map_err(Refused::Unavailable)?;
+            if Instant::now() >= until {
+                let text = "others change the same all the time".to_owned();
+                return Err(Refused::Unavailable(text));
+            }
+        }
+    }
+}
+
+/// Why a node could not be let in.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    #[error(transparent)]
+    Token(#[from] crate::cluster::TokenError),
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    #[error("the node took the offer, and did not join in time")]
+    Late,
+}
+
+/// What a shard's row says, as nodes.
+fn wanted(directory: &Directory, shard: ShardId) -> Result<Wanted, Refused> {
+    let row = directory.replicas.get(&shard);
+    let row = &row.ok_or(Refused::UnknownShard(shard))?.value;
+    let nodes = |ids: &[ReplicaId]| ids.iter().map(|id| id.node()).collect();
+    Ok(Wanted {
+        voters: nodes(&row.voters),
+        learners: nodes(&row.learners),
+    })
+}
+
+/// Whether a node may be given something.
+fn may_have(directory: &Directory, node: NodeId) -> Result<(), Refused> {
+    let row = directory.nodes.get(&node).map(|row| &row.value);
+    match row.filter(|row| row.is_member()).map(|row| row.state) {
+        None => Err(Refused::UnknownNode(node)),
+        Some(NodeState::Active) => Ok(()),
+        Some(_) => Err(Refused::NotNow(format!("node {node} is not active"))),
+    }
+}
+
+/// Whether a shard's members are those of its row.
+#[must_use]
+pub fn is_settled(directory: &Directory, status: &ShardStatus) -> bool {
+    let row = directory.replicas.get(&status.shard);
+    row.is_some_and(|row| steps::is_settled(&row.value, status))
+}

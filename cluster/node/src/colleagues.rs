@@ -1,0 +1,355 @@
+//! What nodes ask of each other beside the links: what they have, and that they leave.
+//!
+//! Always holds:
+//! - only a node that is a member is answered;
+//! - what a node says is checked as bytes of a stranger are, and bounded;
+//! - a node that does not answer costs whoever asks no more than a moment.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::sync::Notify;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+use warren_cluster_core::consensus::Members;
+use warren_cluster_core::ids::{Index, NodeId, ReplicaId, ShardId, Term};
+use warren_cluster_core::lane::ShardStatus;
+use warren_cluster_core::members::{CLUSTER_VERSION, Directory};
+
+use crate::admission::Desk;
+use crate::grpc::{self, Routes};
+use crate::listener::Caller;
+use crate::proto::node_v1 as proto;
+use crate::proto::node_v1::node_client::NodeClient;
+use crate::proto::node_v1::node_server::{Node, NodeServer};
+use crate::tls::Credentials;
+
+/// How long one answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+const MESSAGE_BYTES_LIMIT: usize = 4 << 20;
+
+/// What a node says of itself.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The newest version of a cluster that it can serve in.
+    pub version: u32,
+    pub replicas: Vec<ShardStatus>,
+}
+
+/// The other nodes, and the ways to ask them.
+pub(crate) struct Colleagues {
+    pub(crate) desk: Arc<Desk>,
+    credentials: Arc<Credentials>,
+    /// Open connections. One that fails is made anew when it is wanted.
+    channels: Mutex<BTreeMap<NodeId, NodeClient<Channel>>>,
+    /// This node was told that it is no member any more.
+    pub(crate) dismissed: Arc<Notify>,
+}
+
+impl Colleagues {
+    pub(crate) fn new(desk: Arc<Desk>, credentials: Arc<Credentials>) -> Self {
+        Self {
+            desk,
+            credentials,
+            channels: Mutex::default(),
+            dismissed: Arc::default(),
+        }
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.credentials.node()
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn own_report(&self) -> Report {
+        Report {
+            version: CLUSTER_VERSION,
+            replicas: self.desk.lane.hosted(),
+        }
+    }
+
+    /// What each of `nodes` says of itself, all asked at once; in their order.
+    pub(crate) async fn reports(
+        self: &Arc<Self>,
+        nodes: impl IntoIterator<Item = NodeId>,
+    ) -> Vec<(NodeId, Result<Report, String>)> {
+        let asked: Vec<_> = nodes
+            .into_iter()
+            .map(|node| {
+                let colleagues = Arc::clone(self);
+                let asking = tokio::spawn(async move { colleagues.report(node).await });
+                (node, asking)
+            })
+            .collect();
+        let mut reports = Vec::with_capacity(asked.len());
+        for (node, asking) in asked {
+            let report = asking.await;
+            let report = report.unwrap_or_else(|error| Err(error.to_string()));
+            reports.push((node, report));
+        }
+        reports
+    }
+
+    async fn report(&self, node: NodeId) -> Result<Report, String> {
+        if node == self.me() {
+            return Ok(self.own_report());
+        }
+        let described = self.call(node, async |mut client| {
+            client.describe(proto::DescribeRequest {}).await
+        });
+        let response = described.await?;
+        report_of(node, response).map_err(|cause| format!("it answers nonsense: {cause}"))
+    }
+
+    /// Tells a node that it is no member any more.
+    pub(crate) async fn dismiss(&self, node: NodeId) -> Result<(), String> {
+        let told = self.call(node, async |mut client| {
+            client.dismiss(proto::DismissRequest {}).await
+        });
+        told.await.map(drop)
+    }
+
+    /// Makes a replica on another node decide alone.
+    pub(crate) async fn recover(
+        &self,
+        node: NodeId,
+        request: proto::RecoverRequest,
+    ) -> Result<(), String> {
+        let told = self.call(node, async |mut client| client.recover(request).await);
+        told.await.map(drop)
+    }
+
+    async fn call<T>(
+        &self,
+        node: NodeId,
+        call: impl AsyncFnOnce(NodeClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, String> {
+        let called = async {
+            let client = self.client(node).await?;
+            let called = call(client).await;
+            called.map_err(|status| {
+                lock(&self.channels).remove(&node);
+                format!("{}: {}", status.code(), status.message())
+            })
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, called).await {
+            Ok(called) => called.map(Response::into_inner),
+            Err(_) => {
+                lock(&self.channels).remove(&node);
+                Err("it does not answer".to_owned())
+            }
+        }
+    }
+
+    async fn client(&self, node: NodeId) -> Result<NodeClient<Channel>, String> {
+        if let Some(client) = lock(&self.channels).get(&node) {
+            return Ok(client.clone());
+        }
+        let addresses = self.addresses(node);
+        let dial = self.credentials.grpc_to(Some(node));
+        let dial = dial.map_err(|error| error.to_string())?;
+        let channel = grpc::connect(&addresses, &dial, ANSWER_TIMEOUT).await;
+        let channel = channel.map_err(|error| error.to_string())?;
+        let client = NodeClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_LIMIT);
+        lock(&self.channels).insert(node, client.clone());
+        Ok(client)
+    }
+
+    fn addresses(&self, node: NodeId) -> Vec<String> {
+        let directory = self.desk.directory();
+        let row = directory.nodes.get(&node);
+        let announced = self.desk.announced.borrow();
+        let announced = announced.get(&node).into_iter().flatten();
+        let mut addresses: Vec<String> = announced.cloned().collect();
+        let known = row.into_iter().flat_map(|row| &row.value.addresses);
+        addresses.extend(known.cloned());
+        addresses.dedup();
+        addresses
+    }
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> std::sync::MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves what colleagues ask.
+pub(crate) fn add_routes(routes: Routes, colleagues: Arc<Colleagues>) -> Routes {
+    routes.add_service(NodeServer::new(Server { colleagues }))
+}
+
+struct Server {
+    colleagues: Arc<Colleagues>,
+}
+
+impl Server {
+    /// The member that asks.
+    fn member<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let Caller::Node(node) = grpc::caller(request) else {
+            return Err(Status::unauthenticated("only a node may ask this"));
+        };
+        let directory = self.colleagues.desk.directory();
+        let row = directory.nodes.get(&node);
+        if row.is_some_and(|row| row.value.is_member()) {
+            return Ok(node);
+        }
+        let text = format!("node {node} is no member of this cluster");
+        Err(Status::permission_denied(text))
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Server {
+    async fn describe(
+        &self,
+        request: Request<proto::DescribeRequest>,
+    ) -> Result<Response<proto::DescribeResponse>, Status> {
+        self.member(&request)?;
+        let report = self.colleagues.own_report();
+        let replicas = report.replicas.iter().filter_map(described);
+        Ok(Response::new(proto::DescribeResponse {
+            version: report.version,
+            replicas: replicas.collect(),
+        }))
+    }
+
+    async fn dismiss(
+        &self,
+        request: Request<proto::DismissRequest>,
+    ) -> Result<Response<proto::DismissResponse>, Status> {
+        let by = self.member(&request)?;
+        tracing::warn!(%by, "this node is no member of its cluster any more");
+        self.colleagues.dismissed.notify_one();
+        Ok(Response::new(proto::DismissResponse {}))
+    }
+
+    async fn recover(
+        &self,
+        request: Request<proto::RecoverRequest>,
+    ) -> Result<Response<proto::RecoverResponse>, Status> {
+        let by = self.member(&request)?;
+        let request = request.into_inner();
+        tracing::warn!(%by, shard = request.shard, "told to recover a shard");
+        let recovered = recover_here(&self.colleagues.desk, &request);
+        recovered.map_err(Status::failed_precondition)?;
+        Ok(Response::new(proto::RecoverResponse {}))
+    }
+}
+
+/// Makes a replica of this node decide alone, if it is as it was when the operator saw it.
+pub(crate) fn recover_here(desk: &Desk, request: &proto::RecoverRequest) -> Result<(), String> {
+    let hosted = desk.lane.hosted();
+    let found = hosted.iter().find(|status| status.shard.0 == request.shard);
+    let status = found.ok_or("this node has no replica of the shard")?;
+    if status.replica != Some(ReplicaId(request.replica)) {
+        return Err("this node has another replica of the shard".to_owned());
+    }
+    if status.last != (Index(request.last), Term(request.last_term)) {
+        return Err("the replica's log has moved on: look again".to_owned());
+    }
+    desk.lane.recover(status.shard);
+    Ok(())
+}
+
+fn described(status: &ShardStatus) -> Option<proto::Replica> {
+    let (term, leader) = status.leader.unwrap_or((Term(0), NodeId(0)));
+    let mut members = Vec::new();
+    status.members.encode(&mut members);
+    let matched = status.matched.iter().map(|(id, index)| proto::Matched {
+        replica: id.0,
+        index: index.0,
+    });
+    Some(proto::Replica {
+        shard: status.shard.0,
+        replica: status.replica?.0,
+        term: term.0,
+        leader: leader.0,
+        members: members.into(),
+        applied: status.applied.0.0,
+        applied_term: status.applied.1.0,
+        committed: status.committed.0,
+        last: status.last.0.0,
+        last_term: status.last.1.0,
+        matched: matched.collect(),
+    })
+}
+
+fn report_of(node: NodeId, response: proto::DescribeResponse) -> Result<Report, &'static str> {
+    let replicas = response.replicas.into_iter().map(|replica| {
+        let id = ReplicaId(replica.replica);
+        if id.node() != node {
+            return Err("a replica of another node");
+        }
+        let mut rest: Bytes = replica.members;
+        let members = Members::decode(&mut rest)?;
+        if rest.has_remaining() {
+            return Err("bytes are left over");
+        }
+        let leader = (replica.leader != 0).then_some(NodeId(replica.leader));
+        let matched = replica.matched.iter();
+        let matched = matched.map(|it| (ReplicaId(it.replica), Index(it.index)));
+        Ok(ShardStatus {
+            shard: ShardId(replica.shard),
+            replica: Some(id),
+            leader: leader.map(|leader| (Term(replica.term), leader)),
+            members,
+            applied: (Index(replica.applied), Term(replica.applied_term)),
+            committed: Index(replica.committed),
+            last: (Index(replica.last), Term(replica.last_term)),
+            matched: matched.collect(),
+        })
+    });
+    Ok(Report {
+        version: response.version,
+        replicas: replicas.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The cluster as one look at all of its nodes shows it.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    pub directory: Arc<Directory>,
+    /// What nodes say of themselves, or why nothing is heard of them. All members, the one that
+    /// looks too.
+    pub nodes: BTreeMap<NodeId, Result<Report, String>>,
+}
+
+impl Overview {
+    /// Looks at all nodes.
+    pub(crate) async fn look(colleagues: &Arc<Colleagues>) -> Self {
+        let directory = colleagues.desk.directory();
+        let members: Vec<NodeId> = directory.members().map(|(id, _)| id).collect();
+        let nodes = colleagues.reports(members).await;
+        Self {
+            directory,
+            nodes: nodes.into_iter().collect(),
+        }
+    }
+
+    /// Shards as those who lead them see them: of two that say so the one of the later term.
+    #[must_use]
+    pub fn led(&self) -> BTreeMap<ShardId, ShardStatus> {
+        let mut led: BTreeMap<ShardId, ShardStatus> = BTreeMap::new();
+        for status in self.replicas() {
+            let me = status.replica.map(ReplicaId::node);
+            let Some((term, node)) = status.leader else {
+                continue;
+            };
+            if Some(node) != me {
+                continue;
+            }
+            let known = led.get(&status.shard).and_then(|known| known.leader);
+            if known.is_none_or(|(other, _)| other < term) {
+                led.insert(status.shard, status.clone());
+            }
+        }
+        led
+    }
+
+    /// Every replica that a node has.
+    pub fn replicas(&self) -> impl Iterator<Item = &ShardStatus> {
+        let reports = self.nodes.values().flatten();
+        reports.flat_map(|report| &report.replicas)
+    }
+}
