@@ -43,6 +43,7 @@ pub(crate) struct Progress {
     what: &'static str,
     bar: Option<ProgressBar>,
     said: Option<Instant>,
+    at: Option<(u32, u32)>,
 }
 
 impl Progress {
@@ -59,6 +60,7 @@ impl Progress {
             what,
             bar,
             said: None,
+            at: None,
         }
     }
 
@@ -68,9 +70,16 @@ impl Progress {
             bar.set_position(u64::from(done));
             return;
         }
-        let is_due = self.said.is_none_or(|said| said.elapsed() >= LINE_PERIOD);
+        // What stands still is said seldom.
+        let period = if self.at == Some((done, total)) {
+            10 * LINE_PERIOD
+        } else {
+            LINE_PERIOD
+        };
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= period);
         if is_due {
             self.said = Some(Instant::now());
+            self.at = Some((done, total));
             eprintln!("{}: {done} of {total} parts", self.what);
         }
     }

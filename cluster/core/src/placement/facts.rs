@@ -24,6 +24,9 @@ pub(super) struct NodeFacts {
     pub(super) is_gone: bool,
     /// May get new copies and leaders.
     pub(super) receives: bool,
+    /// Goes, and has copies of other shards than the definitions: it needs those until it has none,
+    /// as it takes its last steps by them.
+    pub(super) lingers: bool,
 }
 
 impl NodeFacts {
@@ -86,7 +89,18 @@ impl<'a> Facts<'a> {
                 is_removed: true,
                 is_gone: true,
                 receives: false,
+                lingers: false,
             });
+        }
+        let queues = cluster.shards.iter();
+        let queues = queues.filter(|shard| shard.id != ShardId::DEFINITIONS);
+        for id in queues.flat_map(|shard| {
+            let rows = shard.replicas.iter().map(|replica| replica.id);
+            rows.chain(shard.members.all())
+        }) {
+            if let Some(node) = nodes.get_mut(&id.node()) {
+                node.lingers = node.is_removed && node.is_alive;
+            }
         }
         let nodes: Vec<_> = nodes.into_values().collect();
         let shards = cluster.shards.iter();
@@ -114,6 +128,12 @@ impl<'a> Facts<'a> {
         (copies, if is_better { fewer } else { voters })
     }
 
+    /// Whether what a node has of a shard should be elsewhere.
+    pub(super) fn is_bad_for(&self, shard: ShardId, node: usize) -> bool {
+        let node = &self.nodes[node];
+        node.is_bad() && !(node.lingers && shard == ShardId::DEFINITIONS)
+    }
+
     /// The same, if all nodes that were not removed were well.
     pub(super) fn has_room_for(&self, shard: ShardId) -> (usize, usize) {
         let kept = self.nodes.iter().filter(|node| !node.is_removed);
@@ -122,7 +142,8 @@ impl<'a> Facts<'a> {
         let copies = room.min(self.options.replication.max(1));
         if shard == ShardId::DEFINITIONS {
             let voters = room.min(self.options.definitions_voters.max(1));
-            return (room, odd(voters));
+            let lingering = self.nodes.iter().filter(|node| node.lingers).count();
+            return (room + lingering, odd(voters));
         }
         (copies, odd(copies))
     }
@@ -138,6 +159,7 @@ fn node_facts(node: &Node, zone: usize, options: &Options, now: Time) -> NodeFac
         is_removed: node.state == NodeState::Removed,
         is_gone: down_millis.is_some_and(|millis| millis >= options.replace_after_millis),
         receives: node.state == NodeState::Active && node.down_since.is_none(),
+        lingers: false,
     }
 }
 

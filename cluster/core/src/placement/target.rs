@@ -90,7 +90,7 @@ fn fit(facts: &Facts<'_>, shard: &ShardFacts<'_>, target: &mut Target, load: &mu
     let weight = shard.shard.weight;
     let (wanted, _) = facts.wanted(shard.shard.id);
     let mut bad: Vec<_> = target.copies.clone();
-    bad.retain(|node| facts.nodes[*node].is_bad());
+    bad.retain(|node| facts.is_bad_for(shard.shard.id, *node));
     // Of those that should go, what still helps goes last.
     bad.sort_by_key(|node| (facts.nodes[*node].is_alive, *node));
     let good = |target: &Target, bad: &[usize]| target.copies.len() - bad.len();
