@@ -66,6 +66,8 @@ pub(crate) struct Broker {
     chores_notify: tokio::sync::Notify,
     home: Home,
     stopping: AtomicBool,
+    /// An operator wants this node to serve no clients.
+    draining: AtomicBool,
     registry: Registry,
     stats: Stats,
     cluster: OnceLock<Arc<Cluster>>,
@@ -92,6 +94,7 @@ impl Broker {
                 incarnation: random(),
             },
             stopping: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             cluster: OnceLock::new(),
             events: Events::new(),
             registry,
@@ -220,7 +223,9 @@ impl Broker {
             mailbox.put([Event::Blocked(Some(reason))]);
         }
         if self.stopping.load(Ordering::Acquire) {
-            mailbox.put([close_event()]);
+            mailbox.put([close_event(STOP_TEXT)]);
+        } else if self.draining.load(Ordering::Acquire) {
+            mailbox.put([close_event(DRAIN_TEXT)]);
         }
         self.stats.connection_opened();
         (session, mailbox)
@@ -281,7 +286,22 @@ impl Broker {
     /// Tells every session to close, now and when it opens later.
     pub(crate) fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        self.sessions.put_all(&close_event());
+        self.sessions.put_all(&close_event(STOP_TEXT));
+    }
+
+    /// Whether clients are to go elsewhere.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        let before = self.draining.swap(draining, Ordering::AcqRel);
+        if draining && !before {
+            tracing::info!("this node is put into maintenance: clients are sent away");
+            self.sessions.put_all(&close_event(DRAIN_TEXT));
+        }
+    }
+
+    /// Whether clients may come.
+    pub(crate) fn serves(&self) -> bool {
+        let away = self.stopping.load(Ordering::Acquire) || self.draining.load(Ordering::Acquire);
+        !away && self.cluster.get().is_some()
     }
 
     /// Whether these are the credentials of a user who may use the HTTP API from there.
@@ -356,10 +376,12 @@ impl Broker {
 
 const MANAGEMENT_TAGS: [&str; 4] = ["management", "policymaker", "monitoring", "administrator"];
 
-fn close_event() -> Event {
-    Event::Close {
-        text: "broker forced connection closure with reason 'shutdown'".into(),
-    }
+/// What connections are told that are closed by the node.
+const STOP_TEXT: &str = "broker forced connection closure with reason 'shutdown'";
+const DRAIN_TEXT: &str = "Node was put into maintenance mode";
+
+fn close_event(text: &str) -> Event {
+    Event::Close { text: text.into() }
 }
 
 /// 64 bits from the operating system's generator.

@@ -176,8 +176,16 @@ pub(crate) async fn start(
         replace_after: Duration::from_secs(config.replace_after_secs),
     };
     let cluster = cluster::start(lane, NOBODY, options, listener, routes).await?;
-    while let Err(error) = cluster.ready(READY_REPORT).await {
-        tracing::warn!(%error, "waiting for the cluster");
+    loop {
+        tokio::select! {
+            ready = cluster.ready(READY_REPORT) => match ready {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, "waiting for the cluster"),
+            },
+            () = cluster.dismissed() => bail!(
+                "this node was removed from its cluster: start it with an empty data folder"
+            ),
+        }
     }
     let writes = config.join.is_empty() && config.join_token.is_none() && !config.await_join;
     if let Some(path) = &config.bootstrap_token_file

@@ -2,7 +2,7 @@
 //!
 //! Order of a start: descriptors, listening sockets (a taken port costs nothing yet), joining, data
 //! folder and recovery, the cluster, first definitions, serving, the `ready` line. Order of a stop:
-//! no new clients, 320 to those there are, lanes write their checkpoints, links end, exit.
+//! leads are handed over, no new clients, 320 to those there are, lanes write their checkpoints, links end, exit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -115,7 +115,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     addresses.announce(broker.config())?;
     tracing::info!(millis = begin.elapsed().as_millis(), "ready");
 
-    wait_for(&mut interrupt, &mut terminate).await;
+    tokio::select! {
+        () = wait_for(&mut interrupt, &mut terminate) => {}
+        () = cluster.dismissed() => {
+            tracing::warn!("this node was removed from its cluster: it stops");
+        }
+    }
     let code = tokio::select! {
         code = stop(&broker, &cluster) => code,
         () = wait_for(&mut interrupt, &mut terminate) => {
@@ -195,6 +200,10 @@ async fn stop(broker: &Arc<Broker>, cluster: &Cluster) -> i32 {
     let within = Duration::from_millis(broker.config().shutdown_timeout);
     let deadline = tokio::time::Instant::now() + within;
     tracing::info!(connections = broker.sessions().count(), "stopping");
+    let left = cluster.hand_over().await;
+    if left > 0 {
+        tracing::warn!(shards = left, "nobody took the lead of these in time");
+    }
     broker.begin_stop();
     let mut poll = tokio::time::interval(Duration::from_millis(10));
     // Half of the time is for clients, the rest for the checkpoints.

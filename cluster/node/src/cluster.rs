@@ -17,9 +17,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-use warren_cluster_core::ids::{NodeId, Time};
+use warren_cluster_core::ids::{NodeId, ShardId, Time};
 use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::machine::Machine;
+use warren_cluster_core::members::steps::{self, Step};
 use warren_cluster_core::members::{
     Authority, CLUSTER_VERSION, Cluster as ClusterRow, Directory, Founding, Node, NodeState,
 };
@@ -44,6 +45,10 @@ const ANNOUNCE_PERIOD: Duration = Duration::from_secs(1);
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A change of the node's own row that came to nothing is tried again after this.
 const OWN_ROW_AGAIN: Duration = Duration::from_secs(10);
+/// How long leads may take to be handed over before a stop.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(1);
+const HAND_OVER_PERIOD: Duration = Duration::from_millis(20);
 /// How often the age of the certificate is looked at.
 const RENEW_PERIOD: Duration = Duration::from_secs(3600);
 const READY_PERIOD: Duration = Duration::from_millis(20);
@@ -198,7 +203,7 @@ where
     let port = listener.start(&credentials, links.clone(), routes, handshakes)?;
     let cluster = Cluster {
         desk: desk.clone(),
-        colleagues,
+        colleagues: colleagues.clone(),
         placement: placement_options(&options),
         links: links.clone(),
         node: keys.node,
@@ -217,7 +222,7 @@ where
         tokio::spawn(follow(desk.clone(), links, keys.node, cached.clone())),
         tokio::spawn(steward.run()),
         tokio::spawn(renew(desk.clone(), credentials.clone(), files)),
-        tokio::spawn(say_where(desk, credentials, options, cached)),
+        tokio::spawn(say_where(colleagues, credentials, options, cached)),
     ];
     *lock(&cluster.tasks) = tasks;
     Ok(cluster)
@@ -373,14 +378,17 @@ async fn follow(desk: Arc<Desk>, links: Links, me: NodeId, cached: Addresses) {
 
 /// Sees to it that the node's row says where it is: others must know before they can answer it.
 async fn say_where(
-    desk: Arc<Desk>,
+    colleagues: Arc<Colleagues>,
     credentials: Arc<Credentials>,
     options: Options,
     cached: Addresses,
 ) {
+    let desk = Arc::clone(&colleagues.desk);
     let me = credentials.node();
     let mut directory = desk.directory.clone();
     let mut proposed: Option<Instant> = None;
+    // Whoever is no member any more learns it by saying where it is.
+    let mut first = true;
     loop {
         let known = directory.borrow_and_update().clone();
         let row = known.nodes.get(&me).map(|row| &row.value);
@@ -401,9 +409,12 @@ async fn say_where(
                 proposed = None;
             }
         }
-        if !said && !options.addresses.is_empty() {
+        if (!said || first) && !options.addresses.is_empty() {
             let others = addresses(&known, &desk.announced.borrow(), &cached, me);
-            announce(&desk, &credentials, &options.addresses, others).await;
+            if announce(&desk, &credentials, &options.addresses, others).await {
+                colleagues.dismissed.notify_one();
+            }
+            first = false;
         }
         let period = match (said, proposed) {
             (false, _) => ANNOUNCE_PERIOD,
@@ -416,15 +427,27 @@ async fn say_where(
     }
 }
 
-/// Tells others where this node is, and hears where they believe the rest to be.
-async fn announce(desk: &Desk, credentials: &Credentials, own: &[String], others: Addresses) {
+/// Tells others where this node is, and hears where they believe the rest to be. Whether one of
+/// them says that it is no member.
+async fn announce(
+    desk: &Desk,
+    credentials: &Credentials,
+    own: &[String],
+    others: Addresses,
+) -> bool {
+    let mut refused = false;
     for (node, at) in others {
         let told = join::announce(credentials, node, &at, own, ANNOUNCE_TIMEOUT);
         match told.await {
             Ok(believed) => desk.heard(believed, credentials.node()),
+            Err(JoinError::Refused { refusal, .. }) => {
+                tracing::warn!(%node, %refusal, "another node refuses this one");
+                refused |= matches!(refusal, join::Refusal::NotAdmitted(_));
+            }
             Err(error) => tracing::debug!(%node, %error, "cannot say where this node is"),
         }
     }
+    refused
 }
 
 /// Replaces the node's certificate at two thirds of its life. Every node can sign.
@@ -560,6 +583,39 @@ impl Cluster {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Hands over what this node leads, as far as others can take it: before it stops. Gives how many
+    /// shards it still leads that others have too.
+    pub async fn hand_over(&self) -> usize {
+        let until = Instant::now() + HAND_OVER_TIMEOUT;
+        let mut period = tokio::time::interval(HAND_OVER_PERIOD);
+        let mut offered: BTreeMap<ShardId, Instant> = BTreeMap::new();
+        // It would take them back.
+        lock(&self.tasks).iter().for_each(JoinHandle::abort);
+        loop {
+            period.tick().await;
+            let reachable = self.reachable.borrow().clone();
+            let led = self.led();
+            let shared = led.iter().filter(|status| status.members.voters.len() > 1);
+            let left = shared.clone().count();
+            if left == 0 || Instant::now() > until {
+                return left;
+            }
+            let steps = shared.filter_map(|status| {
+                let heir = steps::heir(status, &reachable)?;
+                let last = offered.insert(status.shard, Instant::now());
+                let again = last.is_none_or(|at| at.elapsed() > HAND_OVER_AGAIN);
+                if !again {
+                    offered.extend(last.map(|last| (status.shard, last)));
+                }
+                again.then_some((status.shard, Step::Transfer(heir)))
+            });
+            let steps: Vec<_> = steps.collect();
+            if !steps.is_empty() {
+                self.desk.lane.act(steps);
+            }
+        }
     }
 
     /// Ends the node's part: the tasks, the port, then the links once what waits is written.

@@ -30,6 +30,9 @@ const IDLE_PERIOD: Duration = Duration::from_secs(1);
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// A proposal that came to nothing is made again after this.
 const PROPOSE_AGAIN: Duration = Duration::from_secs(3);
+/// Whoever took a lead keeps it for so long: the node that is to have it may be about to stop, or
+/// only just have started.
+const LEAD_KEPT: Duration = Duration::from_secs(5);
 /// A lead that was offered is not offered again before this.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(10);
 
@@ -48,6 +51,8 @@ pub(crate) struct Steward {
     /// When the whole cluster is looked at next.
     look_at: Instant,
     transferred: BTreeMap<ShardId, Instant>,
+    /// Since when this node leads what it leads.
+    led_since: BTreeMap<ShardId, Instant>,
     /// What was done last time, so that the log has each step once.
     done: Vec<(ShardId, Step)>,
     held: Vec<(ShardId, placement::Hold)>,
@@ -67,6 +72,7 @@ impl Steward {
             proposed: None,
             look_at: now,
             transferred: BTreeMap::new(),
+            led_since: BTreeMap::new(),
             done: Vec::new(),
             held: Vec::new(),
         }
@@ -146,10 +152,23 @@ impl Steward {
         let now = Instant::now();
         self.transferred
             .retain(|_, at| now.duration_since(*at) < TRANSFER_AGAIN);
+        self.led_since
+            .retain(|shard, _| led.iter().any(|status| status.shard == *shard));
+        for status in led {
+            self.led_since.entry(status.shard).or_insert(now);
+        }
+        let me = directory.nodes.get(&self.colleagues.me());
+        let rests = me.is_some_and(|me| me.value.state != NodeState::Active);
+        let mut waits = false;
         steps.retain(|(shard, step)| {
-            let transfers = matches!(step, Step::Transfer(_));
-            let offered = transfers && self.transferred.contains_key(shard);
-            if transfers && !offered {
+            if !matches!(step, Step::Transfer(_)) {
+                return true;
+            }
+            let since = self.led_since.get(shard).copied().unwrap_or(now);
+            let is_new = !rests && now.duration_since(since) < LEAD_KEPT;
+            let offered = is_new || self.transferred.contains_key(shard);
+            waits |= is_new;
+            if !offered {
                 self.transferred.insert(*shard, now);
             }
             !offered
@@ -161,7 +180,7 @@ impl Steward {
         for (shard, step) in steps.iter().filter(|step| !self.done.contains(step)) {
             tracing::info!(%shard, ?step, "a shard moves");
         }
-        let busy = !settled || !steps.is_empty();
+        let busy = !settled || waits || !steps.is_empty();
         self.done.clone_from(&steps);
         if !steps.is_empty() {
             self.colleagues.desk.lane.act(steps);

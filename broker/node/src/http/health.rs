@@ -8,9 +8,13 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use warren_cluster_core::placement;
 
 use super::{credentials, not_authorised};
 use crate::broker::Broker;
+
+/// Queues that one answer names.
+const QUEUES_MAX: usize = 1000;
 
 /// Whether any resource alarm is raised. Any user with a tag may ask.
 pub(super) async fn alarms(
@@ -18,15 +22,12 @@ pub(super) async fn alarms(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    let Some((user, password)) = credentials(&headers) else {
-        return not_authorised();
-    };
-    if !broker.may_manage(&user, &password, peer.ip()) {
+    if !may_ask(&broker, peer, &headers) {
         return not_authorised();
     }
     let alarms = broker.alarms();
     if alarms.reason().is_none() {
-        return Json(json!({ "status": "ok" })).into_response();
+        return ok();
     }
     let node = &broker.config().node_name;
     let raised: Vec<_> = [("memory", alarms.memory), ("disk", alarms.disk)]
@@ -40,4 +41,81 @@ pub(super) async fn alarms(
         "alarms": raised,
     });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// Whether shards would lose their majority if this node went: an orchestrator must not stop it
+/// then. A cluster of one is not critical: there is nothing to wait for.
+pub(super) async fn node_is_quorum_critical(
+    State(broker): State<Arc<Broker>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !may_ask(&broker, peer, &headers) {
+        return not_authorised();
+    }
+    let Some(cluster) = broker.cluster() else {
+        return ok();
+    };
+    if cluster.directory().members().count() < 2 {
+        return ok();
+    }
+    let overview = cluster.overview().await;
+    let (placed, _) = cluster.layout(&overview);
+    let critical = placement::quorum_risk(&placed, &[cluster.node()]);
+    if critical.is_empty() {
+        return ok();
+    }
+    let topology = broker.topology();
+    let queues = topology
+        .queues()
+        .filter(|it| critical.contains(&it.row.shard));
+    let queues: Vec<_> = queues
+        .take(QUEUES_MAX)
+        .map(|queue| {
+            let name = String::from_utf8_lossy(&queue.name);
+            json!({
+                "readable_name": format!("queue '{name}' in vhost '{}'", queue.vhost),
+                "name": name,
+                "virtual_host": &*queue.vhost,
+                "type": "quorum",
+            })
+        })
+        .collect();
+    let shards: Vec<u32> = critical.iter().map(|shard| shard.0).collect();
+    let body = json!({
+        "status": "failed",
+        "reason": "There are quorum queues that would lose their quorum if the target node is shut down",
+        "queues": queues,
+        "shards": shards,
+    });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// Whether clients are let in: the node has started, does not stop and is not in maintenance.
+pub(super) async fn ready_to_serve_clients(
+    State(broker): State<Arc<Broker>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !may_ask(&broker, peer, &headers) {
+        return not_authorised();
+    }
+    if broker.serves() {
+        return ok();
+    }
+    let body = json!({
+        "status": "failed",
+        "reason": "the node is starting, stopping or in maintenance mode",
+    });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+fn ok() -> Response {
+    Json(json!({ "status": "ok" })).into_response()
+}
+
+/// Any user with a tag may.
+fn may_ask(broker: &Broker, peer: SocketAddr, headers: &HeaderMap) -> bool {
+    let given = credentials(headers);
+    given.is_some_and(|(user, password)| broker.may_manage(&user, &password, peer.ip()))
 }

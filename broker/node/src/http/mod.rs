@@ -30,6 +30,14 @@ pub(crate) async fn serve_metrics(broker: Arc<Broker>, listener: TcpListener) {
 pub(crate) async fn serve_api(broker: Arc<Broker>, listener: TcpListener) {
     let router = Router::new()
         .route("/api/health/checks/alarms", get(health::alarms))
+        .route(
+            "/api/health/checks/node-is-quorum-critical",
+            get(health::node_is_quorum_critical),
+        )
+        .route(
+            "/api/health/checks/ready-to-serve-clients",
+            get(health::ready_to_serve_clients),
+        )
         .fallback(not_found)
         .with_state(broker);
     let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();

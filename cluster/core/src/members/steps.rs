@@ -126,6 +126,16 @@ fn has_all(status: &ShardStatus, id: ReplicaId) -> bool {
     status.members.voters.contains(&id) && matched(status, id) >= status.committed.0
 }
 
+/// Who can take the lead of a shard that is led here, before the node stops.
+#[must_use]
+pub fn heir(status: &ShardStatus, reachable: &BTreeSet<NodeId>) -> Option<ReplicaId> {
+    let others = status.members.voters.iter().copied();
+    let mut able = others.filter(|id| {
+        Some(*id) != status.replica && reachable.contains(&id.node()) && has_all(status, *id)
+    });
+    able.next()
+}
+
 /// Whether the members are the ones in their row.
 #[must_use]
 pub fn is_settled(wanted: &Replicas, status: &ShardStatus) -> bool {
