@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -161,7 +162,7 @@ pub(crate) async fn start(
     amqp: SocketAddr,
     http: SocketAddr,
     routes: Routes,
-) -> anyhow::Result<Cluster> {
+) -> anyhow::Result<Arc<Cluster>> {
     let config = broker.config();
     let lane = broker.lane();
     let options = cluster::Options {
@@ -176,6 +177,9 @@ pub(crate) async fn start(
         replace_after: Duration::from_secs(config.replace_after_secs),
     };
     let cluster = cluster::start(lane, NOBODY, options, listener, routes).await?;
+    let cluster = Arc::new(cluster);
+    // An operator may have to help before the node is ready.
+    broker.set_cluster(Arc::clone(&cluster));
     loop {
         tokio::select! {
             ready = cluster.ready(READY_REPORT) => match ready {

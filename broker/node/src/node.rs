@@ -2,7 +2,8 @@
 //!
 //! Order of a start: descriptors, listening sockets (a taken port costs nothing yet), joining, data
 //! folder and recovery, the cluster, first definitions, serving, the `ready` line. Order of a stop:
-//! leads are handed over, no new clients, 320 to those there are, lanes write their checkpoints, links end, exit.
+//! leads are handed over, no new clients, 320 to those there are, lanes write their checkpoints,
+//! links end, exit.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -143,8 +144,6 @@ async fn start(config: Config, registry: Registry, listeners: &Listeners) -> any
     let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
     let routes = admin::routes(&broker, &backups)?;
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
-    let cluster = Arc::new(cluster);
-    broker.set_cluster(Arc::clone(&cluster));
     tokio::spawn(events::follow(Arc::clone(&broker), Arc::clone(&cluster)));
     definitions::first_definitions(&broker).await?;
     Ok((broker, backups, cluster, addresses))

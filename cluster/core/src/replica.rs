@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::batch::{Batch, Header, Kind, Outcome};
 use crate::consensus::{Consensus, Entry, EntryKind, Members, Ready};
-use crate::ids::{Index, Instant, NodeId, Now, OriginId, Place, Seq, ShardId};
+use crate::ids::{Index, Instant, NodeId, Now, OriginId, Place, ReplicaId, Seq, ShardId};
 use crate::ids::{Term, Time};
 use crate::link::{Mail, Parcel};
 use crate::log::View;
@@ -91,6 +91,8 @@ pub(crate) struct Replica<M: Machine, T> {
     agreed: Index,
     /// Bytes applied since the log last said how far entries are agreed on.
     unrecorded_bytes: u64,
+    /// The newest replica that was given up here: rows that are older than that may name it still.
+    forgotten: ReplicaId,
     /// Something happened to the machine since its last flush.
     touched: bool,
 }
@@ -118,6 +120,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             lapsed: false,
             installed: None,
             unrecorded_bytes: 0,
+            forgotten: ReplicaId(0),
             touched: false,
         }
     }

@@ -188,14 +188,33 @@ impl Cluster {
     /// # Errors
     /// When the shard has a leader, or the replica is not as it was seen.
     pub async fn recover(&self, node: NodeId, seen: &ShardStatus) -> Result<(), Refused> {
+        let replica = seen.replica.unwrap_or_default();
+        if seen.shard != ShardId::DEFINITIONS {
+            // Before anything else: what the others had agreed to is never wanted again (rule 4).
+            let only = [replica];
+            let recorded = self.change(|directory| {
+                let row = directory.replicas.get(&seen.shard);
+                let row = row.ok_or(Refused::UnknownShard(seen.shard))?;
+                if row.value.all().eq(only) {
+                    return Ok(None);
+                }
+                Ok(directory.recovered(seen.shard, replica))
+            });
+            recorded.await.map_err(|why| match why {
+                Refused::Unavailable(why) => {
+                    Refused::NotNow(format!("recover shard 0 first: {why}"))
+                }
+                why => why,
+            })?;
+        }
         let request = proto::RecoverRequest {
             shard: seen.shard.0,
-            replica: seen.replica.unwrap_or_default().0,
+            replica: replica.0,
             last: seen.last.0.0,
             last_term: seen.last.1.0,
         };
         let done = if node == self.node() {
-            recover_here(&self.desk, &request)
+            recover_here(&self.colleagues, &request)
         } else {
             self.colleagues.recover(node, request).await
         };

@@ -585,8 +585,8 @@ impl Cluster {
         self.address
     }
 
-    /// Hands over what this node leads, as far as others can take it: before it stops. Gives how many
-    /// shards it still leads that others have too.
+    /// Hands over what this node leads, as far as others can take it: before it stops. Gives how
+    /// many shards it still leads that others have too.
     pub async fn hand_over(&self) -> usize {
         let until = Instant::now() + HAND_OVER_TIMEOUT;
         let mut period = tokio::time::interval(HAND_OVER_PERIOD);

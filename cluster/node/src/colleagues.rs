@@ -6,6 +6,7 @@
 //! - a node that does not answer costs whoever asks no more than a moment.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ use crate::tls::Credentials;
 
 /// How long one answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long a recovered shard 0 may take to say so, and how often that is looked at.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
+const RECORD_PERIOD: Duration = Duration::from_millis(50);
 const MESSAGE_BYTES_LIMIT: usize = 4 << 20;
 
 /// What a node says of itself.
@@ -46,6 +50,8 @@ pub(crate) struct Colleagues {
     channels: Mutex<BTreeMap<NodeId, NodeClient<Channel>>>,
     /// This node was told that it is no member any more.
     pub(crate) dismissed: Arc<Notify>,
+    /// The definitions are being recovered here: until their row says so, nobody comes back.
+    pub(crate) recovers: std::sync::atomic::AtomicBool,
 }
 
 impl Colleagues {
@@ -55,6 +61,7 @@ impl Colleagues {
             credentials,
             channels: Mutex::default(),
             dismissed: Arc::default(),
+            recovers: false.into(),
         }
     }
 
@@ -231,14 +238,18 @@ impl Node for Server {
         let by = self.member(&request)?;
         let request = request.into_inner();
         tracing::warn!(%by, shard = request.shard, "told to recover a shard");
-        let recovered = recover_here(&self.colleagues.desk, &request);
+        let recovered = recover_here(&self.colleagues, &request);
         recovered.map_err(Status::failed_precondition)?;
         Ok(Response::new(proto::RecoverResponse {}))
     }
 }
 
 /// Makes a replica of this node decide alone, if it is as it was when the operator saw it.
-pub(crate) fn recover_here(desk: &Desk, request: &proto::RecoverRequest) -> Result<(), String> {
+pub(crate) fn recover_here(
+    colleagues: &Arc<Colleagues>,
+    request: &proto::RecoverRequest,
+) -> Result<(), String> {
+    let desk = &colleagues.desk;
     let hosted = desk.lane.hosted();
     let found = hosted.iter().find(|status| status.shard.0 == request.shard);
     let status = found.ok_or("this node has no replica of the shard")?;
@@ -248,8 +259,33 @@ pub(crate) fn recover_here(desk: &Desk, request: &proto::RecoverRequest) -> Resu
     if status.last != (Index(request.last), Term(request.last_term)) {
         return Err("the replica's log has moved on: look again".to_owned());
     }
+    if status.shard == ShardId::DEFINITIONS {
+        colleagues.recovers.store(true, Ordering::Release);
+        tokio::spawn(record(Arc::clone(colleagues), ReplicaId(request.replica)));
+    }
     desk.lane.recover(status.shard);
     Ok(())
+}
+
+/// Writes into the row of the definitions that `replica` alone has them, once it leads them.
+async fn record(colleagues: Arc<Colleagues>, replica: ReplicaId) {
+    let desk = &colleagues.desk;
+    let until = tokio::time::Instant::now() + RECORD_TIMEOUT;
+    while tokio::time::Instant::now() < until {
+        let directory = desk.directory();
+        let row = directory.replicas.get(&ShardId::DEFINITIONS);
+        if row.is_some_and(|row| row.value.all().eq([replica])) {
+            break;
+        }
+        let leads = desk.lane.led();
+        if leads.iter().any(|it| it.shard == ShardId::DEFINITIONS)
+            && let Some(transaction) = directory.recovered(ShardId::DEFINITIONS, replica)
+        {
+            desk.lane.transact(transaction);
+        }
+        tokio::time::sleep(RECORD_PERIOD).await;
+    }
+    colleagues.recovers.store(false, Ordering::Release);
 }
 
 fn described(status: &ShardStatus) -> Option<proto::Replica> {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -33,6 +34,8 @@ const PROPOSE_AGAIN: Duration = Duration::from_secs(3);
 /// Whoever took a lead keeps it for so long: the node that is to have it may be about to stop, or
 /// only just have started.
 const LEAD_KEPT: Duration = Duration::from_secs(5);
+/// How long the transaction that lets a node go may take.
+const DISMISS_TIMEOUT: Duration = Duration::from_secs(10);
 /// A lead that was offered is not offered again before this.
 const TRANSFER_AGAIN: Duration = Duration::from_secs(10);
 
@@ -119,7 +122,8 @@ impl Steward {
         if !is_first || (!stepped && now < self.look_at) {
             return stepped;
         }
-        let laid_out = self.lay_out().await;
+        let recovers = self.colleagues.recovers.load(Ordering::Acquire);
+        let laid_out = recovers || self.lay_out().await;
         if !laid_out {
             self.look_at = now + LOOK_PERIOD;
         }
@@ -149,6 +153,9 @@ impl Steward {
         reachable: &BTreeSet<NodeId>,
     ) -> bool {
         let mut steps = steps::all(&directory.replicas, led, reachable, MOVING_MAX);
+        if self.colleagues.recovers.load(Ordering::Acquire) {
+            steps.retain(|(shard, _)| *shard != ShardId::DEFINITIONS);
+        }
         let now = Instant::now();
         self.transferred
             .retain(|_, at| now.duration_since(*at) < TRANSFER_AGAIN);
@@ -205,12 +212,7 @@ impl Steward {
         if let Some((node, transaction)) = gone(&directory, &known) {
             if self.propose(transaction) {
                 tracing::info!(%node, "nothing is left on it: the node leaves the cluster");
-                let colleagues = Arc::clone(&self.colleagues);
-                tokio::spawn(async move {
-                    if let Err(error) = colleagues.dismiss(node).await {
-                        tracing::warn!(%node, error, "it could not be told that it has left");
-                    }
-                });
+                tokio::spawn(dismiss(Arc::clone(&self.colleagues), node));
             }
             return true;
         }
@@ -258,6 +260,26 @@ impl Steward {
         self.proposed = Some((transaction.clone(), now));
         self.colleagues.desk.lane.transact(transaction);
         true
+    }
+}
+
+/// Tells a node that it is no member any more, once that is so.
+async fn dismiss(colleagues: Arc<Colleagues>, node: NodeId) {
+    let mut directory = colleagues.desk.directory.clone();
+    let is_gone = |directory: &Arc<Directory>| {
+        let row = directory.nodes.get(&node);
+        row.is_none_or(|row| !row.value.is_member())
+    };
+    let gone = {
+        let waited = timeout(DISMISS_TIMEOUT, directory.wait_for(is_gone)).await;
+        matches!(waited, Ok(Ok(_)))
+    };
+    if !gone {
+        // It was not to be: whoever leads shard 0 tries again.
+        return;
+    }
+    if let Err(error) = colleagues.dismiss(node).await {
+        tracing::warn!(%node, error, "it could not be told that it has left");
     }
 }
 

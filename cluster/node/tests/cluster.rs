@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes};
+use warren_cluster::administration::{Refused, is_settled};
 use warren_cluster::cluster::{self, Cluster, become_member};
 use warren_cluster::grpc::Routes;
 use warren_cluster::join::{About, JoinError, Refusal};
@@ -22,6 +23,7 @@ use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::machine::{
     ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed, NoDesk,
 };
+use warren_cluster_core::members::{NodeState, Replicas};
 
 const SHARDS: u32 = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -507,4 +509,172 @@ async fn eventually_refused(folder: &Path, token: &JoinToken) -> cluster::Error 
             error => return error,
         }
     }
+}
+
+/// Four nodes, each shard on three of them, nothing on its way.
+async fn four(name: &str) -> (Vec<Folder>, Vec<Node>) {
+    let (folders, nodes) = three(name).await;
+    let token = nodes[0].cluster.create_join_token(1, DAY).await;
+    let mut folders = Vec::from(folders);
+    folders.push(Folder::new(&format!("{name}-4")));
+    let fourth = start(&folders[3], Some(&token.expect("a token"))).await;
+    let mut nodes = Vec::from(nodes);
+    nodes.push(fourth);
+    rested(&nodes[0]).await;
+    (folders, nodes)
+}
+
+/// Waits until all is where it belongs.
+async fn rested(node: &Node) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let overview = node.cluster.overview().await;
+        let (_, layout) = node.cluster.layout(&overview);
+        let directory = &overview.directory;
+        let led = overview.led();
+        let settled = led.len() == SHARDS as usize + 1
+            && led.values().all(|status| is_settled(directory, status));
+        let tidy = directory.replicas.values().all(|row| {
+            row.value.retired.is_empty() && row.value.gone.is_empty() && row.value.lost.is_empty()
+        });
+        if layout.is_empty() && settled && tidy {
+            return;
+        }
+        assert!(Instant::now() < until, "no rest: {layout:?} {directory:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn row(node: &Node, shard: ShardId) -> Replicas {
+    node.cluster.directory().replicas[&shard].value.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_moved_away_is_forgotten_and_comes_back_under_a_new_id() {
+    let (folders, mut nodes) = four("vacate").await;
+    nodes[0].propose(1).await;
+    let copies = |at: &usize| {
+        let node = NodeId(*at as u64 + 1);
+        nodes[0].cluster.directory().replicas_on(node).count()
+    };
+    // So that the balance stays as it is.
+    let from = (0..4).max_by_key(copies).expect("nodes");
+    let to = (0..4).min_by_key(copies).expect("nodes");
+    let (from_id, to_id) = (NodeId(from as u64 + 1), NodeId(to as u64 + 1));
+    let shards = (1..=SHARDS).map(ShardId);
+    let mut movable = shards.filter(|shard| {
+        let row = row(&nodes[0], *shard);
+        row.on(from_id).is_some() && row.on(to_id).is_none()
+    });
+    let shard = movable.next().expect("it has more than the other");
+    let old = row(&nodes[0], shard).on(from_id).expect("looked at above");
+    let moved = nodes[0].cluster.move_replica(shard, from_id, to_id).await;
+    assert_eq!(moved, Ok(()));
+    rested(&nodes[0]).await;
+    assert_eq!(nodes[from].status(shard).replica, None);
+    let again = nodes[0].cluster.move_replica(shard, from_id, to_id).await;
+    assert_eq!(again, Ok(()), "there is nothing left to do");
+
+    let gone = nodes.remove(from);
+    drop(gone);
+    let node = start(&folders[from], None).await;
+    assert_eq!(node.status(shard).replica, None, "after a start, too");
+    nodes.insert(from, node);
+    let moved = nodes[to].cluster.move_replica(shard, to_id, from_id).await;
+    assert_eq!(moved, Ok(()));
+    rested(&nodes[0]).await;
+    let new = row(&nodes[0], shard).on(from_id).expect("it is back");
+    assert_ne!(new, old);
+    assert_eq!(nodes[from].status(shard).replica, Some(new));
+    nodes[0].propose(2).await;
+
+    let gone = nodes.remove(from);
+    drop(gone);
+    let node = start(&folders[from], None).await;
+    assert_eq!(node.status(shard).replica, Some(new));
+    nodes.insert(from, node);
+    nodes[to].propose(3).await;
+    eventually("the replica has everything", || {
+        let shown = nodes[from].sink.shown.lock().expect("no panic");
+        let mut shown = shown.get(&shard)?.clone();
+        shown.sort_unstable();
+        (shown == [1, 2, 3]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_leaves_when_nothing_is_left_on_it() {
+    let (_folders, nodes) = four("leave").await;
+    nodes[3].propose(1).await;
+    let leaves = NodeId(4);
+    let unknown = nodes[0].cluster.set_state(NodeId(9), NodeState::Leaving);
+    assert_eq!(unknown.await, Err(Refused::UnknownNode(NodeId(9))));
+    for _ in 0..2 {
+        let left = nodes[1].cluster.set_state(leaves, NodeState::Leaving).await;
+        assert_eq!(left, Ok(()));
+    }
+    let back = nodes[1].cluster.set_state(leaves, NodeState::Active).await;
+    assert!(matches!(
+        back,
+        Err(Refused::Never(_) | Refused::UnknownNode(_))
+    ));
+    tokio::time::timeout(PATIENCE, nodes[3].cluster.dismissed())
+        .await
+        .expect("it is told");
+    let directory = nodes[0].cluster.directory();
+    assert_eq!(directory.nodes[&leaves].value.state, NodeState::Removed);
+    rested(&nodes[0]).await;
+    assert_eq!(nodes[0].cluster.directory().replicas_on(leaves).count(), 0);
+    nodes[0].propose(2).await;
+    for node in &nodes[..3] {
+        node.has(&[1, 2]).await;
+    }
+    // With two more gone, the last one cannot go.
+    for id in [2, 3] {
+        let state = NodeState::Draining;
+        assert_eq!(nodes[0].cluster.set_state(NodeId(id), state).await, Ok(()));
+    }
+    let last = nodes[0].cluster.set_state(NodeId(1), NodeState::Draining);
+    assert!(matches!(last.await, Err(Refused::NotNow(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_whose_majority_is_lost_are_recovered_from_what_is_left() {
+    let (folders, [one, two, three]) = three("recover").await;
+    one.propose(1).await;
+    for node in [&one, &two, &three] {
+        node.has(&[1]).await;
+    }
+    drop(two);
+    drop(three);
+    let me = one.cluster.node();
+    eventually("nobody leads", || {
+        one.cluster.led().is_empty().then_some(())
+    })
+    .await;
+    let queues = one.cluster.recover(me, &one.status(ShardId(1))).await;
+    assert!(matches!(queues, Err(Refused::NotNow(_))), "first shard 0");
+    let mut seen = one.status(ShardId(0));
+    seen.last.0.0 += 1;
+    let moved_on = one.cluster.recover(me, &seen).await;
+    assert!(matches!(moved_on, Err(Refused::NotNow(_))));
+    for shard in all_shards() {
+        let recovered = one.cluster.recover(me, &one.status(shard)).await;
+        assert_eq!(recovered, Ok(()), "shard {shard}");
+        eventually("it leads", || {
+            let led = one.cluster.led();
+            let leads = led.iter().any(|status| status.shard == shard);
+            let row = row(&one, shard);
+            (leads && row.voters == [one.status(shard).replica?]).then_some(())
+        })
+        .await;
+    }
+    one.propose(2).await;
+    one.has(&[1, 2]).await;
+    // It is so on the disk, too; others that are blank may come.
+    drop(one);
+    let one = start(&folders[0], None).await;
+    one.propose(3).await;
+    one.has(&[1, 2, 3]).await;
 }

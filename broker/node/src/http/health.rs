@@ -13,6 +13,9 @@ use warren_cluster_core::placement;
 use super::{credentials, not_authorised};
 use crate::broker::Broker;
 
+/// RabbitMQ's words.
+const CRITICAL: &str =
+    "There are quorum queues that would lose their quorum if the target node is shut down";
 /// Queues that one answer names.
 const QUEUES_MAX: usize = 1000;
 
@@ -84,7 +87,7 @@ pub(super) async fn node_is_quorum_critical(
     let shards: Vec<u32> = critical.iter().map(|shard| shard.0).collect();
     let body = json!({
         "status": "failed",
-        "reason": "There are quorum queues that would lose their quorum if the target node is shut down",
+        "reason": CRITICAL,
         "queues": queues,
         "shards": shards,
     });

@@ -307,7 +307,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn recover_shard(&mut self, shard: ShardId) {
         // What comes of it is seen in the shard's status.
         let _ = with_replica!(self, shard, it => {
-            if it.leader().is_none() { it.consensus_mut().recover() } else { Ok(()) }
+            let led = it.consensus().leader().is_some();
+            if led { Ok(()) } else { it.consensus_mut().recover() }
         });
         self.touched.insert(shard);
         self.next_tick = None;

@@ -36,6 +36,8 @@ struct Shard<M> {
     replica: Option<ReplicaId>,
     hard: Hard,
     members: Members,
+    /// The replica that was given up here.
+    forgotten: ReplicaId,
     /// Set by the first part of a checkpoint.
     restored: Option<(Index, Term)>,
     /// Entries that are not known to be agreed on, and where they lie.
@@ -237,6 +239,7 @@ impl<M: Machine> Shard<M> {
                 voters,
                 ..Members::default()
             },
+            forgotten: ReplicaId(0),
             restored: None,
             open: VecDeque::new(),
         }
@@ -250,7 +253,9 @@ impl<M: Machine> Shard<M> {
             return Ok(Replica::new(self.state, Consensus::unlogged(), origin));
         }
         let Some(replica) = self.replica else {
-            return Ok(Replica::new(self.state, Consensus::vacant(), origin));
+            let mut replica = Replica::new(self.state, Consensus::vacant(), origin);
+            replica.forget(self.forgotten);
+            return Ok(replica);
         };
         let alone = self.members.is_decided_by(replica);
         let entries = self.open.iter().map(|(entry, _)| entry.clone());
@@ -336,8 +341,13 @@ impl<M: Machine> Returning for Shard<M> {
         if head.shard != self.state.shard() {
             return Err(unlike("its head is of another shard"));
         }
-        // 0: it was given up.
-        self.replica = Some(head.replica).filter(|replica| *replica != ReplicaId(0));
+        if head.replica == ReplicaId(0) {
+            self.replica = None;
+            self.forgotten = head.hard.vote;
+            self.restored = Some(head.applied);
+            return Ok(());
+        }
+        self.replica = Some(head.replica);
         self.hard = head.hard;
         self.members = head.members.clone();
         self.restored = Some(head.applied);

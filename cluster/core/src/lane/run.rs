@@ -2,7 +2,7 @@
 
 use super::store::Store;
 use crate::batch::Outcome;
-use crate::consensus::Ready;
+use crate::consensus::{EntryKind, Ready};
 use crate::ids::{Now, ShardId, Term};
 use crate::link::Parcel;
 use crate::machine::{Machine, Malformed};
@@ -68,6 +68,12 @@ fn drain<M: Machine, T: Copy>(
                 (out.answer)(replica.machine_mut(), ticket, outcome);
             }
             store.applied(replica.shard(), place);
+            if entry.kind != EntryKind::Normal {
+                // Who took part before may be gone for ever by the next start: nobody else could
+                // tell then that this was agreed on.
+                let hard = replica.recorded(replica.consensus().hard());
+                store.promise(replica.shard(), hard);
+            }
         }
     }
     Ok(())

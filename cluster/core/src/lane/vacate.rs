@@ -5,7 +5,7 @@
 //! - what it held stays referred to until a checkpoint that says that it is gone is on disk: after
 //!   a crash before that it is there again, and is given up again;
 //! - what the log has of it is never taken for another replica's ([`crate::checkpoint::Header`]);
-//! - the next replica of the shard on this node has another id, and begins without a past.
+//! - the next replica of the shard on this node has a larger id, and begins without a past.
 
 use super::background::HEAD_PART;
 use super::install::Missing;
@@ -101,17 +101,20 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// Begins the checkpoint that makes it so.
     fn save_vacated(&mut self, shard: ShardId) {
         let idle = self.store.log.checkpoint_is_idle();
-        let vacating = self.vacating.get_mut(&shard);
-        let held = vacating.and_then(|it| it.held.as_mut());
+        let Some(vacating) = self.vacating.get_mut(&shard) else {
+            return;
+        };
+        let replica = vacating.replica;
+        let held = vacating.held.as_mut();
         let Some(held) = held.filter(|held| idle && !held.begun) else {
             return;
         };
         held.begun = true;
         let log = &mut self.store.log;
         if let Some(at) = rows_at(shard) {
-            begin(&mut self.rows[at], held.last, log);
+            begin(&mut self.rows[at], held.last, replica, log);
         } else if let Some(at) = queue_at(shard, self.options.shards) {
-            begin(&mut self.queues[at], held.last, log);
+            begin(&mut self.queues[at], held.last, replica, log);
         }
     }
 
@@ -165,6 +168,7 @@ fn take_out<M: Machine, T: Copy>(
 fn begin<M: Machine, T: Copy>(
     replica: &mut Replica<M, T>,
     (index, term): (Index, Term),
+    vote: ReplicaId,
     log: &mut Log,
 ) {
     let shard = replica.shard();
@@ -172,7 +176,11 @@ fn begin<M: Machine, T: Copy>(
     let mut head = replica.head();
     head.replica = ReplicaId(0);
     head.applied = (index, term);
-    head.hard = Hard::default();
+    // Whom it was, so that no older row brings it back.
+    head.hard = Hard {
+        vote,
+        ..Hard::default()
+    };
     head.members = Members::default();
     let writer = log.checkpoint_writer(shard).expect("begun above");
     writer.part(HEAD_PART, &head.encode());

@@ -2,7 +2,8 @@
 //!
 //! Layout, little endian: version u8, shard u32, index u64, term u64, time u64; the replica's own
 //! id u64, term u64, vote u64, commit u64; [`Members::encode`]; the rest is [`Origins::encode`].
-//! Version 1 has no id: it was written by sole voters only.
+//! Version 1 has no id: it was written by sole voters only. With the id 0 there is no replica: the
+//! vote is the id of the one that was given up.
 
 use bytes::{Buf, BufMut};
 

@@ -36,13 +36,16 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     }
 
     /// Becomes the replica `id`, without a past: whoever leads makes it a learner and gives it
-    /// the shard's state. Only where there was none.
+    /// the shard's state. Only where there was none; nothing where it, or a later one, was given up.
     ///
     /// # Errors
     /// The consensus library's own.
     pub(crate) fn host(&mut self, id: ReplicaId, seed: u64) -> Result<(), Error> {
         if self.is_here() {
             return Err(Error::Refused("there is a replica here".into()));
+        }
+        if id <= self.forgotten {
+            return Ok(());
         }
         // Of one that was given up nothing is left, whatever the disk says.
         self.state = self.blank_state();
@@ -88,10 +91,16 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         std::mem::replace(&mut self.state, state)
     }
 
+    /// This replica is never hosted again; ids of later ones are larger.
+    pub(crate) fn forget(&mut self, replica: ReplicaId) {
+        self.forgotten = self.forgotten.max(replica);
+    }
+
     /// Has no replica from here on: gives what it held, and where its log ends. This node's own
     /// stream into the shard goes on, to whoever leads it.
     pub(crate) fn vacate(&mut self) -> (State<M>, (Index, Term)) {
         let last = self.consensus.last();
+        self.forget(self.id());
         self.told = self.leader();
         self.consensus = Consensus::vacant();
         self.appended.clear();
