@@ -48,6 +48,7 @@ impl Definitions {
             owner: None,
             shard: ShardId(1 + number % SHARDS),
             created: None,
+            home: None,
             arguments: FieldTable::new(),
         };
         self.put(key.encode(), row.encode());

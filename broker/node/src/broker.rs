@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::SegQueue;
 use warren_broker_core::auth::{self, LoginError};
 use warren_broker_core::definitions::Store;
-use warren_broker_core::dispatch::control::Home;
+use warren_broker_core::dispatch::control::{Home, lives};
 use warren_broker_core::dispatch::reconcile;
-use warren_broker_core::dispatch::work::{Item, ReplyAddress, Ticket, Work};
+use warren_broker_core::dispatch::work::{DirectReply, Item, ReplyAddress, Ticket, Work};
 use warren_broker_core::ids::{QueueId, SessionId, Token};
 use warren_broker_core::session::event::Event;
 use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
@@ -24,7 +24,7 @@ use warren_broker_core::shard::effect::Effect;
 use warren_broker_core::topology::{Topology, User};
 use warren_cluster::cluster::Cluster;
 use warren_cluster::{Handle, Sink};
-use warren_cluster_core::ids::{Instant, NodeId, ShardId, Term};
+use warren_cluster_core::ids::{Instant, Life, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::rows::Change;
 
@@ -46,6 +46,8 @@ pub(crate) enum Chore {
     RemoveClosed(QueueId),
     /// The queue is dropped: its tombstone goes.
     Forget(QueueId),
+    /// This node's life was fenced: it takes a new one.
+    Renew,
 }
 
 type LaneInput = Input<warren_broker_core::shard::input::Input, Ticket>;
@@ -64,7 +66,10 @@ pub(crate) struct Broker {
     /// At most two a queue.
     chores: SegQueue<Chore>,
     chores_notify: tokio::sync::Notify,
-    home: Home,
+    /// This node, once the lane is open; 0 before.
+    node: AtomicU64,
+    /// The life that exclusive and transient objects are marked with.
+    incarnation: AtomicU64,
     stopping: AtomicBool,
     /// An operator wants this node to serve no clients.
     draining: AtomicBool,
@@ -89,10 +94,8 @@ impl Broker {
             commits: Commits::default(),
             chores: SegQueue::new(),
             chores_notify: tokio::sync::Notify::new(),
-            home: Home {
-                node: NodeId(0),
-                incarnation: random(),
-            },
+            node: AtomicU64::new(0),
+            incarnation: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cluster: OnceLock::new(),
@@ -105,7 +108,21 @@ impl Broker {
 
     /// The lane is open: from here on work can be handed over.
     pub(crate) fn set_lane(&self, lane: Handle<Shard, Ticket>) {
+        self.node.store(lane.node().0, Ordering::Release);
+        self.set_incarnation(lane.incarnation());
         assert!(self.lane.set(lane).is_ok(), "a node opens its lane once");
+    }
+
+    pub(crate) fn set_incarnation(&self, incarnation: u64) {
+        self.incarnation.store(incarnation, Ordering::Release);
+    }
+
+    /// This node and its life.
+    pub(crate) fn home(&self) -> Home {
+        Home {
+            node: NodeId(self.node.load(Ordering::Acquire)),
+            incarnation: self.incarnation.load(Ordering::Acquire),
+        }
     }
 
     pub(crate) fn lane(&self) -> &Handle<Shard, Ticket> {
@@ -156,7 +173,7 @@ impl Broker {
             topology,
             replies: self,
             shards: self.lane().shards(),
-            home: self.home,
+            home: self.home(),
         }
     }
 
@@ -197,16 +214,23 @@ impl Broker {
                     });
                 }
                 Item::Reply(reply) => {
-                    let address = reply.address;
-                    let event = Event::DirectReply {
-                        address,
-                        message: reply.message,
-                    };
-                    self.sessions.put(address.session, [event]);
+                    let to = reply.address.session.node();
+                    if to == self.home().node {
+                        self.put_reply(reply);
+                    } else {
+                        let bytes = reply.encode();
+                        inputs.push(Input::Post { to, bytes });
+                    }
                 }
             }
         }
         self.lane().submit(&mut inputs);
+    }
+
+    fn put_reply(&self, reply: DirectReply) {
+        let DirectReply { address, message } = reply;
+        let event = Event::DirectReply { address, message };
+        self.sessions.put(address.session, [event]);
     }
 
     /// A new client's session.
@@ -279,6 +303,8 @@ impl Broker {
             self.events
                 .tell("alarm", Some(self.lane().node()), None, text);
             self.stats.set_alarms(after);
+            let memory = after.memory;
+            self.lane().submit(&mut vec![Input::Scarce { memory }]);
             self.sessions.put_all(&Event::Blocked(after.reason()));
         }
     }
@@ -411,7 +437,12 @@ fn session_options(config: &Config) -> SessionOptions {
 
 impl ReplyDirectory for Broker {
     fn alive(&self, address: ReplyAddress) -> bool {
-        self.sessions.replies_to(address)
+        let node = address.session.node();
+        if node == self.home().node {
+            return self.sessions.replies_to(address);
+        }
+        // Whether the one who waits there still does is known there alone.
+        self.lane().reachable().contains(&node)
     }
 }
 
@@ -482,10 +513,14 @@ impl Broker {
         follow_ups: &mut VecDeque<LaneInput>,
     ) {
         let mut next = Topology::clone(&self.topology.load());
+        next.set_home(self.home().node);
         for (shard, changes) in changes {
             let Some(store) = Store::of_shard(*shard) else {
                 continue;
             };
+            if store == Store::Replicated {
+                self.end_lives(&next, changes, follow_ups);
+            }
             let applied = next
                 .apply(store, changes)
                 .map_err(|error| error.to_string());
@@ -500,7 +535,46 @@ impl Broker {
                 }
             }
         }
+        let definitions = changes.iter().filter(|it| it.0 == ShardId::DEFINITIONS);
+        let orphans = definitions.filter_map(|(_, changes)| lives::orphans(&next, changes));
+        follow_ups.extend(orphans.map(|transaction| Input::Transact {
+            shard: ShardId::LOCAL_DEFINITIONS,
+            transaction,
+            ticket: Ticket {
+                session: None,
+                number: 0,
+            },
+        }));
         self.topology.store(Arc::new(next));
+    }
+
+    /// What follows where changes of the definitions end lives of nodes, or what lived with this
+    /// one. `before` is the topology ahead of them.
+    fn end_lives(
+        &self,
+        before: &Topology,
+        changes: &[Change],
+        follow_ups: &mut VecDeque<LaneInput>,
+    ) {
+        let dropped = lives::dropped(before, changes).into_iter();
+        follow_ups.extend(dropped.map(|(shard, input)| Input::Machine { shard, input }));
+        let home = self.home();
+        for (node, upto) in lives::fences(changes) {
+            follow_ups.push_back(Input::Fence {
+                node,
+                life: Life(upto),
+            });
+            if node != home.node || upto < home.incarnation || home.incarnation == 0 {
+                continue;
+            }
+            tracing::warn!("this node was ruled out: connections with exclusive queues are closed");
+            let text = "broker forced connection closure with reason 'node was ruled out'";
+            for session in before.owners(node) {
+                self.sessions.put(session, [Event::Close { text: text.into() }]);
+            }
+            self.chores.push(Chore::Renew);
+            self.chores_notify.notify_one();
+        }
     }
 }
 
@@ -536,6 +610,12 @@ impl Sink<Shard, Ticket> for Broker {
                         outcome,
                     },
                 );
+            }
+        }
+        for (from, bytes) in outputs.posts.drain(..) {
+            match DirectReply::decode(bytes) {
+                Some(reply) => self.put_reply(reply),
+                None => tracing::warn!(node = %from, "a node posts what cannot be read"),
             }
         }
         for effect in outputs.effects.drain(..) {

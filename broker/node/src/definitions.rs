@@ -19,6 +19,7 @@ use warren_cluster_core::rows::{Committed, Precondition, Transaction, Write};
 
 use crate::broker::{Broker, Chore, NODE, random};
 use crate::config::Config;
+use crate::lives;
 
 /// The user that a blank node has when the configuration names none; from loopback alone.
 const GUEST: &str = "guest";
@@ -136,9 +137,11 @@ pub(crate) async fn do_chores(broker: Arc<Broker>) {
         let chore = broker.next_chore().await;
         let mut work = Work::default();
         match chore {
+            Chore::Renew => lives::renew(&broker).await,
             Chore::RemoveClosed(queue) => {
                 control::remove_closed(&broker.topology(), queue, &mut work);
             }
+            Chore::Forget(queue) if !broker.topology().has_tombstone(queue) => {}
             Chore::Forget(queue) => {
                 let (shard, transaction) = reconcile::forget(queue);
                 work.transact(shard, transaction, None);

@@ -16,6 +16,7 @@ mod definitions;
 mod events;
 mod http;
 mod listener;
+mod lives;
 mod metrics;
 mod node;
 mod proto;

@@ -19,7 +19,7 @@ use crate::backup::Backups;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
-use crate::{admin, alarms, backup, cluster, definitions, events, http, listener};
+use crate::{admin, alarms, backup, cluster, definitions, events, http, listener, lives};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -146,6 +146,7 @@ async fn start(config: Config, registry: Registry, listeners: &Listeners) -> any
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
     tokio::spawn(events::follow(Arc::clone(&broker), Arc::clone(&cluster)));
     definitions::first_definitions(&broker).await?;
+    lives::begin(&broker).await;
     Ok((broker, backups, cluster, addresses))
 }
 
@@ -171,6 +172,7 @@ fn serve(broker: &Arc<Broker>, backups: Arc<Backups>, listeners: Listeners, limi
     tokio::spawn(http::serve_metrics(Arc::clone(broker), listeners.metrics));
     tokio::spawn(watch_alarms(Arc::clone(broker)));
     tokio::spawn(definitions::do_chores(Arc::clone(broker)));
+    tokio::spawn(lives::watch(Arc::clone(broker)));
 }
 
 /// Measures, and gives back what the allocator keeps after a load: seldom, but at once when the

@@ -37,9 +37,6 @@ pub const TICK_MILLIS: u64 = 40;
 /// By how much clocks of two nodes may drift apart within an election timeout, in milliseconds.
 const DRIFT_MILLIS: u64 = 40;
 
-/// The term in which an unlogged shard is led, for the life of the process.
-const UNLOGGED_TERM: Term = Term(1);
-
 /// What a replica must never forget, but for `commit`, which others would tell it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Hard {
@@ -145,8 +142,9 @@ enum Order {
     Vacant,
 }
 
-#[derive(Default)]
 struct Unlogged {
+    /// In which it is led, for the life of the process.
+    term: Term,
     last: Index,
     number: u64,
     /// Entries that no ready has given out.
@@ -165,10 +163,15 @@ impl Consensus {
         })
     }
 
-    /// A shard that its lane alone orders. It leads at once.
+    /// A shard that its lane alone orders. It leads at once, in this term.
     #[must_use]
-    pub fn unlogged() -> Self {
-        let mut unlogged = Unlogged::default();
+    pub fn unlogged(term: Term) -> Self {
+        let mut unlogged = Unlogged {
+            term,
+            last: Index(0),
+            number: 0,
+            fresh: Vec::new(),
+        };
         unlogged.push(Bytes::new());
         Self {
             order: Order::Unlogged(unlogged),
@@ -181,6 +184,12 @@ impl Consensus {
         Self {
             order: Order::Vacant,
         }
+    }
+
+    /// Whether its lane alone orders the shard.
+    #[must_use]
+    pub fn is_unlogged(&self) -> bool {
+        matches!(self.order, Order::Unlogged(_))
     }
 
     /// Whether this node has no replica.
@@ -361,7 +370,7 @@ impl Consensus {
     pub fn leads(&self) -> Option<Term> {
         match &self.order {
             Order::Raft(group) => group.leads(),
-            Order::Unlogged(_) => Some(UNLOGGED_TERM),
+            Order::Unlogged(unlogged) => Some(unlogged.term),
             Order::Vacant => None,
         }
     }
@@ -391,7 +400,7 @@ impl Consensus {
         match &self.order {
             Order::Raft(group) => group.hard(),
             Order::Unlogged(unlogged) => Hard {
-                term: UNLOGGED_TERM,
+                term: unlogged.term,
                 vote: ReplicaId(0),
                 commit: unlogged.last,
             },
@@ -423,7 +432,7 @@ impl Unlogged {
     fn push(&mut self, data: Bytes) {
         self.last.0 += 1;
         self.fresh.push(Entry {
-            term: UNLOGGED_TERM,
+            term: self.term,
             index: self.last,
             kind: EntryKind::Normal,
             data,

@@ -88,15 +88,30 @@ impl ReplicaId {
 impl ShardId {
     /// The definitions: rows that every node has.
     pub const DEFINITIONS: Self = Self(0);
-    /// Rows of objects that live and die with this node (exclusive and transient ones); not logged.
+    /// Rows of objects that live and die with a client of this node; not logged. Other nodes have
+    /// them too, as this one tells them.
     pub const LOCAL_DEFINITIONS: Self = Self(u32::MAX);
-    /// The queues of this node that are not logged: exclusive and transient ones.
-    pub const LOCAL_QUEUES: Self = Self(u32::MAX - 1);
+
+    const UNLOGGED: u32 = 1 << 31;
+
+    /// The queues of a node that are not logged: exclusive and transient ones.
+    #[must_use]
+    pub fn queues_of(node: NodeId) -> Self {
+        debug_assert!(node.0 < u64::from(Self::UNLOGGED - 1), "nodes are few");
+        Self(Self::UNLOGGED | node.0 as u32)
+    }
+
+    /// The node whose unlogged queues these are.
+    #[must_use]
+    pub fn host(self) -> Option<NodeId> {
+        let is_host = self.is_unlogged() && self != Self::LOCAL_DEFINITIONS;
+        is_host.then_some(NodeId(u64::from(self.0 & !Self::UNLOGGED)))
+    }
 
     /// Whether the shard is ordered by its lane alone and kept in memory.
     #[must_use]
     pub fn is_unlogged(self) -> bool {
-        self >= Self::LOCAL_QUEUES
+        self.0 & Self::UNLOGGED != 0
     }
 
     /// Whether the shard's machine is the rows machine.

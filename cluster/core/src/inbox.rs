@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::batch::{Batch, Outcome};
 use crate::consensus::MemberChange;
-use crate::ids::{NodeId, ReplicaId, ShardId, Term};
+use crate::ids::{Life, NodeId, ReplicaId, ShardId, Term};
 use crate::link::Envelope;
 use crate::log::disk::Completion;
 use crate::machine::Malformed;
@@ -60,6 +60,15 @@ pub enum Input<I, T> {
     /// The majority of this shard is lost for ever: this node's replica decides alone from here
     /// on, with what it has. An operator says so; nothing happens where it leads or is alone.
     Recover { shard: ShardId },
+    /// A node's unlogged rows of its lives up to this one are gone, and what it still tells of
+    /// them does not count.
+    Fence { node: NodeId, life: Life },
+    /// This node tells of its unlogged rows in this life from here on: the one before was fenced.
+    Renew { life: Life },
+    /// For those who use another node's lane (`Outputs::posts`): at most once.
+    Post { to: NodeId, bytes: Bytes },
+    /// Whether batches of other nodes for the unlogged queues are refused: memory is scarce.
+    Scarce { memory: bool },
     /// What the file system that holds the log has left.
     FreeDisk { bytes: u64 },
     /// Refuse what comes from here on, write checkpoints, sync, then report `Outputs::stopped`.
@@ -85,6 +94,8 @@ pub struct Outputs<E, T> {
     pub roles: Vec<(ShardId, Option<Term>)>,
     /// Envelopes for other nodes, in order for each and class. They may be lost.
     pub mail: Vec<Envelope>,
+    /// What other nodes posted, in order for each.
+    pub posts: Vec<(NodeId, Bytes)>,
     /// Nodes that sent what cannot be read.
     pub foreign: Vec<(NodeId, Malformed)>,
     /// Everything is on disk and nothing will come any more.
@@ -100,6 +111,7 @@ impl<E, T> Default for Outputs<E, T> {
             effects: Vec::new(),
             roles: Vec::new(),
             mail: Vec::new(),
+            posts: Vec::new(),
             foreign: Vec::new(),
             stopped: false,
         }
@@ -116,6 +128,7 @@ impl<E, T> Outputs<E, T> {
             && self.effects.is_empty()
             && self.roles.is_empty()
             && self.mail.is_empty()
+            && self.posts.is_empty()
             && self.foreign.is_empty()
             && !self.stopped
     }
@@ -128,6 +141,7 @@ impl<E, T> Outputs<E, T> {
         self.effects.clear();
         self.roles.clear();
         self.mail.clear();
+        self.posts.clear();
         self.foreign.clear();
         self.stopped = false;
     }

@@ -11,10 +11,12 @@
 //! - an idle lane has no deadline.
 
 mod background;
+mod hosts;
 mod install;
 mod peers;
 mod recovery;
 mod run;
+mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,9 +36,11 @@ use crate::rows::{Committed, Rows, Transaction};
 pub use peers::ShardStatus;
 pub use recovery::founding;
 
+use hosts::Hosts;
 use install::Installing;
 use peers::Stalled;
 use run::Out;
+use shared::Shared;
 use store::Store;
 use transfer::Sending;
 use vacate::Vacating;
@@ -132,6 +136,12 @@ pub struct Lane<M: Machine, T> {
     born: Option<Instant>,
     /// What queue shards want done, before it is sorted by node; in the order of `queues`.
     emitted: Vec<Vec<M::Effect>>,
+    /// Other nodes' unlogged queues.
+    hosts: Hosts<M, T>,
+    /// What nodes tell each other of rows.
+    shared: Shared<T>,
+    /// Memory is scarce: other nodes' batches for the unlogged queues are refused.
+    scarce: bool,
     /// Batches of other nodes about definitions that this one does not have yet, in their order.
     stalled: VecDeque<Stalled>,
     /// Peers' replicas that are being rebuilt from this node's.
@@ -196,7 +206,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     ) -> Result<bool, Error> {
         self.store.known = self.rows[0].machine().version();
         self.tell_rows(outputs);
-        self.tick(now);
+        self.tick(now, outputs);
         self.take_inputs(now, inputs, outputs)?;
         self.take_stalled(now, outputs);
         self.take_deadlines(now.mono);
@@ -207,7 +217,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.go_on_vacating();
         let more = self.work_in_background(outputs);
         self.store.submit(now.mono, ops);
-        self.take_events(now, outputs)?;
+        self.take_events(now)?;
+        self.tell_peers(now, outputs);
         self.store.mail.take(&mut outputs.mail);
         Ok(more || !self.touched.is_empty())
     }
@@ -219,7 +230,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let tick = self.next_tick.filter(|tick| *tick != NEVER);
         let transfer = self.transfer_deadline();
         let install = self.install_deadline();
-        [shards, self.store.log.deadline(), tick, transfer, install]
+        let answers = self.shared.deadline();
+        let log = self.store.log.deadline();
+        [shards, log, tick, transfer, install, answers]
             .into_iter()
             .flatten()
             .min()
@@ -247,14 +260,14 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if let Some(at) = rows_at(shard) {
             return Some(self.rows[at].head());
         }
-        let at = queue_at(shard, self.options.shards)?;
+        let at = queue_at(shard, &self.options)?;
         Some(self.queues[at].head())
     }
 
     /// A queue shard's machine, for tests and questions that need no order.
     #[must_use]
     pub fn machine(&self, shard: ShardId) -> Option<&M> {
-        let at = queue_at(shard, self.options.shards)?;
+        let at = queue_at(shard, &self.options)?;
         Some(self.queues[at].machine())
     }
 
@@ -309,7 +322,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                         outputs.committed.push((ticket, None));
                     }
                 }
-                Input::Disk(completion) => self.completed(completion, now, outputs)?,
+                Input::Disk(completion) => self.completed(completion, now)?,
                 Input::Tick => {}
                 Input::Received { from, envelope } => {
                     bytes += envelope.len();
@@ -323,11 +336,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 Input::ChangeMembers { shard, changes } => self.change_members(shard, &changes),
                 Input::Transfer { shard, to } => self.transfer(shard, to),
                 Input::Reconciled { shard, term } => {
-                    if let Some(at) = queue_at(shard, self.options.shards) {
+                    if let Some(at) = queue_at(shard, &self.options) {
                         self.queues[at].reconciled(term);
                         self.touched.insert(shard);
                     }
                 }
+                Input::Fence { node, life } => self.fence(node, life, outputs),
+                Input::Renew { life } => self.renew(life),
+                Input::Post { to, bytes } => self.post(to, bytes),
+                Input::Scarce { memory } => self.scarce = memory,
                 Input::FreeDisk { bytes } => self.store.log.set_free_disk(bytes),
                 Input::Stop => self.stop(),
             }
@@ -337,7 +354,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     #[must_use]
     fn propose(&mut self, shard: ShardId, batch: Batch, ticket: T, now: Now) -> bool {
-        let Some(at) = queue_at(shard, self.options.shards) else {
+        if let Some(node) = self.other_host(shard) {
+            return self.propose_to_host(node, batch, ticket, now);
+        }
+        let Some(at) = queue_at(shard, &self.options) else {
             return false;
         };
         let room = shard.is_unlogged() || self.has_room_for(&batch);
@@ -377,17 +397,16 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         now: Now,
         outputs: &mut Outputs<M::Effect, T>,
     ) {
-        let Some(at) = queue_at(shard, self.options.shards) else {
+        if let Some(node) = self.other_host(shard) {
+            self.ask_host(node, input, now, outputs);
+            return;
+        }
+        let Some(at) = queue_at(shard, &self.options) else {
             return;
         };
         self.touched.insert(shard);
-        if shard.is_unlogged() {
-            let mut turn = self.store.turn(shard, now, &mut outputs.effects);
-            self.queues[at].input(input, &mut turn);
-        } else {
-            let mut turn = self.store.turn(shard, now, &mut self.emitted[at]);
-            self.queues[at].ask(input, &mut turn);
-        }
+        let mut turn = self.store.turn(shard, now, &mut self.emitted[at]);
+        self.queues[at].ask(input, &mut turn);
     }
 
     /// Shards whose time has come.
@@ -411,9 +430,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             self.begin_transfer(shard, now.mono);
             let (deadline, alone) = match rows_at(shard) {
                 Some(at) => wishes(&self.rows[at]),
-                None => queue_at(shard, self.options.shards)
+                None => queue_at(shard, &self.options)
                     .map_or((None, true), |at| wishes(&self.queues[at])),
             };
+            let host = shard.host().and_then(|node| self.host_deadline(node));
+            let deadline = deadline.or(host);
             if !alone && self.next_tick == Some(NEVER) {
                 self.next_tick = Some(now.mono);
             }
@@ -433,37 +454,35 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     ) -> Result<bool, Malformed> {
         if let Some(at) = rows_at(shard) {
             let mut changes = Vec::new();
-            let committed = &mut outputs.committed;
+            let mut answered = Vec::new();
             let mut out = Out {
                 effects: &mut changes,
                 roles: &mut outputs.roles,
                 answer: &mut |rows: &mut Rows, ticket, outcome| {
-                    committed.push((ticket, committed_of(rows, outcome)));
+                    answered.push((ticket, committed_of(rows, outcome)));
                 },
             };
             let more = run::run(&mut self.rows[at], &mut self.store, now, &mut out)?;
             if !changes.is_empty() {
+                if shard == ShardId::LOCAL_DEFINITIONS {
+                    self.share(&changes);
+                }
                 outputs.changes.push((shard, changes));
             }
+            self.answer(at, answered, now, outputs);
             return Ok(more);
         }
-        let Some(at) = queue_at(shard, self.options.shards) else {
+        if let Some(node) = self.other_host(shard) {
+            return self.move_host(node, now, outputs);
+        }
+        let Some(at) = queue_at(shard, &self.options) else {
             return Ok(false);
         };
-        if !shard.is_unlogged() {
-            return self.move_queues(at, now, outputs);
-        }
-        let done = &mut outputs.done;
-        let mut out = Out {
-            effects: &mut outputs.effects,
-            roles: &mut outputs.roles,
-            answer: &mut |_: &mut M, ticket, outcome| done.push((ticket, outcome)),
-        };
-        run::run(&mut self.queues[at], &mut self.store, now, &mut out)
+        self.move_queues(at, now, outputs)
     }
 
-    /// Moves a logged queue shard: what sessions want of its leader goes there, and what its leader
-    /// wants done goes to them.
+    /// Moves a queue shard: what sessions want of its leader goes there, and what its leader wants
+    /// done goes to them.
     fn move_queues(
         &mut self,
         at: usize,
@@ -493,6 +512,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             };
             more = run::run(replica, store, now, &mut out)?;
             let effects = &mut outputs.effects;
+            if replica.consensus().is_unlogged() {
+                replica.route_from_unlogged(emitted, effects, now.mono, &mut store.mail);
+                break;
+            }
             let again = replica.route(emitted, effects, now.mono, &mut store.mail);
             if !again && !replica.owes_a_claim() {
                 break;
@@ -527,9 +550,10 @@ fn rows_at(shard: ShardId) -> Option<usize> {
 }
 
 /// Where a queue shard is.
-fn queue_at(shard: ShardId, shards: u32) -> Option<usize> {
-    if shard == ShardId::LOCAL_QUEUES {
-        return Some(0);
+fn queue_at(shard: ShardId, options: &Options) -> Option<usize> {
+    if let Some(node) = shard.host() {
+        return (node == options.node).then_some(0);
     }
-    (1..=shards).contains(&shard.0).then_some(shard.0 as usize)
+    let logged = (1..=options.shards).contains(&shard.0);
+    logged.then_some(shard.0 as usize)
 }

@@ -36,6 +36,10 @@ const CLOSED: u8 = 6;
 const LEADER: u8 = 7;
 const TRANSFER: u8 = 8;
 const DEALING: u8 = 9;
+const ROWS: u8 = 10;
+const ROWS_GOT: u8 = 11;
+const KNOWN: u8 = 12;
+const POST: u8 = 13;
 
 /// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -74,6 +78,31 @@ pub enum Parcel {
         life: Life,
         dealing: Dealing,
     },
+    /// Rows of the sender's own ([`crate::rows::feed`]).
+    Rows(Piece),
+    /// What has come of such a stream: pieces up to `got`, and with them all rows up to `version`;
+    /// `again`: the next one is missing.
+    RowsGot {
+        stream: u64,
+        got: Seq,
+        version: Version,
+        again: bool,
+    },
+    /// The sender acts on all definitions up to this version.
+    Known { version: Version },
+    /// For those who use the lane of the receiver: at most once.
+    Post { bytes: Bytes },
+}
+
+/// A piece of a node's stream of its unlogged rows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// In which the node has these rows.
+    pub life: Life,
+    /// A later one takes the place of an earlier one.
+    pub stream: u64,
+    pub seq: Seq,
+    pub bytes: Bytes,
 }
 
 impl Parcel {
@@ -82,7 +111,7 @@ impl Parcel {
     pub fn class(&self) -> Class {
         match self {
             Self::Raft(message) if !message.is_urgent() => Class::Data,
-            Self::Propose { .. } => Class::Data,
+            Self::Propose { .. } | Self::Post { .. } => Class::Data,
             Self::Dealing {
                 dealing: Dealing::Effect { .. },
                 ..
@@ -130,6 +159,25 @@ impl Parcel {
                 life,
                 dealing,
             } => dealing.encode(*term, *life, &mut body),
+            Self::Rows(piece) => {
+                head.put_u64_le(piece.life.0);
+                head.put_u64_le(piece.stream);
+                head.put_u64_le(piece.seq.0);
+                body.attach(&piece.bytes);
+            }
+            Self::RowsGot {
+                stream,
+                got,
+                version,
+                again,
+            } => {
+                head.put_u64_le(*stream);
+                head.put_u64_le(got.0);
+                head.put_u64_le(version.0);
+                head.put_u8(u8::from(*again));
+            }
+            Self::Known { version } => head.put_u64_le(version.0),
+            Self::Post { bytes } => body.attach(bytes),
         }
         let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
         out.open().put_u32_le(length);
@@ -149,6 +197,10 @@ impl Parcel {
             Self::Leader { .. } => LEADER,
             Self::Transfer(_) => TRANSFER,
             Self::Dealing { .. } => DEALING,
+            Self::Rows(_) => ROWS,
+            Self::RowsGot { .. } => ROWS_GOT,
+            Self::Known { .. } => KNOWN,
+            Self::Post { .. } => POST,
         }
     }
 
@@ -200,6 +252,29 @@ impl Parcel {
                     dealing,
                 }
             }
+            ROWS => Self::Rows(Piece {
+                life: Life(word(&mut rest)?),
+                stream: word(&mut rest)?,
+                seq: Seq(word(&mut rest)?),
+                bytes: std::mem::take(&mut rest),
+            }),
+            ROWS_GOT => Self::RowsGot {
+                stream: word(&mut rest)?,
+                got: Seq(word(&mut rest)?),
+                version: Version(word(&mut rest)?),
+                again: match rest.try_get_u8() {
+                    Ok(0) => false,
+                    Ok(1) => true,
+                    Ok(_) => return Err("neither true nor false"),
+                    Err(_) => return Err(SHORT),
+                },
+            },
+            KNOWN => Self::Known {
+                version: Version(word(&mut rest)?),
+            },
+            POST => Self::Post {
+                bytes: detached(std::mem::take(&mut rest), whole),
+            },
             _ => return Err("a parcel of unknown kind"),
         };
         if rest.is_empty() {

@@ -114,6 +114,17 @@ pub trait Desk<I, E>: Default + Send {
     /// as not sent.
     fn take_unsettled(&mut self) -> Vec<I>;
 
+    /// The leader was on a node that is gone, with all that the shard had: tells this node's sessions
+    /// of it, whatever they have or wait for. Nothing is left.
+    fn abandon(&mut self) -> Vec<E> {
+        Vec::new()
+    }
+
+    /// The answer to an input for a leader that is gone for good, where one is waited for.
+    fn refuse(_input: &I) -> Option<E> {
+        None
+    }
+
     /// The node that an effect is for; `None`: the leader's own.
     fn node_of(effect: &E) -> Option<NodeId>;
 

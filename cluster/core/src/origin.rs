@@ -214,6 +214,15 @@ impl<T: Copy> Origin<T> {
         unpaid.into_iter().map(|it| it.ticket).collect()
     }
 
+    /// Whoever has the shard is gone, with all that it had: gives those who wait, in order.
+    pub fn abandon(&mut self) -> Vec<T> {
+        self.bytes = 0;
+        let unpaid = std::mem::take(&mut self.unpaid).into_iter();
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let unpaid = unpaid.map(|it| it.ticket);
+        unpaid.chain(waiting.map(|(_, ticket)| ticket)).collect()
+    }
+
     /// The origin that is open and the first number of it without an outcome.
     #[must_use]
     pub fn standing(&self) -> Option<(OriginId, Seq)> {

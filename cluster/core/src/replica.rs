@@ -28,6 +28,7 @@ use crate::rows::Version;
 
 use desk::{Booth, Guests};
 pub use head::Head;
+pub(crate) use streams::{Receiver, Sender};
 pub(crate) use state::{Applied, State};
 
 /// Proposals of a machine that are in no hurry wait this long for company.
@@ -163,7 +164,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     #[must_use]
     pub(crate) fn push(&mut self, batch: Batch, ticket: T, now: Now) -> bool {
         let time = self.next_time(now);
-        if !self.shard().is_unlogged() {
+        if !self.consensus.is_unlogged() {
             return self.origin.push(batch, ticket, time);
         }
         self.propose_urgent(now);
@@ -221,7 +222,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             && self.leads.is_some()
             && (self.urgent
                 || self.company
-                || self.shard().is_unlogged()
+                || self.consensus.is_unlogged()
                 || self.proposals.len() >= PROPOSALS_BYTES_MAX
                 || self.proposals_since.is_some_and(waited))
     }

@@ -6,17 +6,45 @@
 //! - a row's version is that of the write that made its present value.
 
 mod codec;
+pub(crate) mod feed;
 mod machine;
+pub(crate) mod mirror;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
+
+use crate::ids::{Life, NodeId};
 
 pub use machine::Rows;
 
 /// The number of a write. 0 is before the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Version(pub u64);
+
+impl Version {
+    const LOCAL: u64 = 1 << 62;
+    const NODE_SHIFT: u32 = 46;
+    const NODE_MASK: u64 = (1 << 16) - 1;
+    const LIFE_SHIFT: u32 = 38;
+    const LIFE_MASK: u64 = (1 << 8) - 1;
+
+    /// Where the writes of a node's unlogged rows begin in a life of its process: versions of two
+    /// nodes, or of two lives that follow each other, are never the same.
+    #[must_use]
+    pub fn local(node: NodeId, life: Life) -> Self {
+        let node = (node.0 & Self::NODE_MASK) << Self::NODE_SHIFT;
+        let life = (life.0 & Self::LIFE_MASK) << Self::LIFE_SHIFT;
+        Self(Self::LOCAL | node | life)
+    }
+
+    /// The node whose unlogged rows have such a version.
+    #[must_use]
+    pub fn node(self) -> Option<NodeId> {
+        let node = NodeId(self.0 >> Self::NODE_SHIFT & Self::NODE_MASK);
+        (self.0 & Self::LOCAL != 0).then_some(node)
+    }
+}
 
 /// What names a row: a kind (the user's own numbering) and a key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,5 +1,6 @@
 //! The way to a node's lane from any thread.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -220,6 +221,26 @@ where
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.shared().node
+    }
+
+    /// The nodes that there is a way to.
+    #[must_use]
+    pub fn reachable(&self) -> BTreeSet<NodeId> {
+        self.shared().peers.reachable.borrow().clone()
+    }
+
+    /// The life of this process: larger than that of every earlier start.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.shared().local.incarnation
+    }
+
+    /// A life later than all before, which the next start's will be later than. Waits for a disk.
+    ///
+    /// # Errors
+    /// When the local store cannot keep it.
+    pub fn next_incarnation(&self) -> Result<u64, Error> {
+        self.shared().local.next_incarnation()
     }
 
     /// How many queue shards there are: 1..=`shards` are logged.

@@ -126,6 +126,7 @@ pub fn adopt(folder: &Path, membership: &Membership) -> Result<(), Error> {
 #[derive(Debug)]
 pub(crate) struct Local {
     _lock: File,
+    folder: PathBuf,
     store: sled::Db,
     pub(crate) identity: Identity,
     /// Grows with every start.
@@ -142,10 +143,16 @@ impl Local {
         let incarnation = started(&store).map_err(|source| store_error(folder, source))?;
         Ok(Self {
             _lock: lock,
+            folder: folder.to_owned(),
             store,
             identity,
             incarnation,
         })
+    }
+
+    /// Counts as a start, though the process goes on.
+    pub(crate) fn next_incarnation(&self) -> Result<u64, Error> {
+        started(&self.store).map_err(|source| store_error(&self.folder, source))
     }
 
     /// Where other nodes were, as far as this one was told.

@@ -69,16 +69,20 @@ impl Peers {
         self.links.set(links).is_ok()
     }
 
-    /// Takes what is for other nodes and what is the cluster's own out of a turn's outputs, under
-    /// the lane's lock. Gives the replicas that this node is to have, and to have no more.
+    /// Takes what is for other nodes, under the lane's lock; [`Self::send`] sends it.
+    pub(crate) fn post(&self, mut mail: Vec<Envelope>) {
+        if !mail.is_empty() {
+            lock(&self.outbox).append(&mut mail);
+        }
+    }
+
+    /// Takes what is the cluster's own out of a turn's outputs, under the lane's lock. Gives the
+    /// replicas that this node is to have, and to have no more.
     pub(crate) fn take<E, I, T>(
         &self,
         node: NodeId,
         outputs: &mut Outputs<E, T>,
     ) -> Vec<Input<I, T>> {
-        if !outputs.mail.is_empty() {
-            lock(&self.outbox).append(&mut outputs.mail);
-        }
         for (from, malformed) in outputs.foreign.drain(..) {
             tracing::warn!(node = %from, %malformed, "a node sends what cannot be read");
         }

@@ -263,9 +263,12 @@ where
             disk.submit(&mut driver.ops);
         }
         if !driver.outputs.is_empty() {
+            let mail = std::mem::take(&mut driver.outputs.mail);
             let hosted = self.peers.take(self.node, &mut driver.outputs);
             driver.inputs.extend(hosted);
             self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
+            // It may say that this node acts on what the sink has just taken.
+            self.peers.post(mail);
         }
         self.note(driver);
         driver.outputs.clear();

@@ -312,7 +312,7 @@ fn what_was_answered_survives_a_kill_and_a_clean_stop() {
 #[test]
 fn unlogged_shards_answer_at_once_and_forget() {
     let folder = Folder::new("unlogged");
-    let local = ShardId::LOCAL_QUEUES.0;
+    let local = ShardId::queues_of(NodeId(1)).0;
     {
         let (node, sink) = start(&folder);
         propose(&node, &sink, local, 1, &[b"one"]);
@@ -339,7 +339,7 @@ fn many_threads_get_every_answer() {
                     let shard = if number % 2 == 0 {
                         ShardId(1 + thread)
                     } else {
-                        ShardId::LOCAL_QUEUES
+                        ShardId::queues_of(NodeId(1))
                     };
                     node.submit(&mut vec![Input::Propose {
                         shard,

@@ -104,6 +104,7 @@ fn rows() -> Vec<Bytes> {
         })),
         shard: ShardId(3),
         created: Some(Version(9)),
+        home: None,
         arguments: arguments.clone(),
     };
     let exchange = ExchangeRow {
@@ -111,6 +112,7 @@ fn rows() -> Vec<Bytes> {
         durable: true,
         auto_delete: false,
         internal: false,
+        home: None,
         arguments: arguments.clone(),
     };
     let permission = PermissionRow {

@@ -11,7 +11,7 @@ use warren_broker_core::auth::password;
 use warren_broker_core::definitions::{
     HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
 };
-use warren_broker_core::dispatch::control::{self, Home};
+use warren_broker_core::dispatch::control::{self, Home, lives};
 use warren_broker_core::dispatch::reconcile;
 use warren_broker_core::dispatch::work::{Item, ReplyAddress, Ticket, Work};
 use warren_broker_core::ids::{QueueId, SessionId, Token};
@@ -25,7 +25,7 @@ use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::{self, Figures, Lane};
 use warren_cluster_core::log::disk::Op;
 use warren_cluster_core::log::sim::SimDisk;
-use warren_cluster_core::rows::{Change, Committed, Precondition, Transaction, Write};
+use warren_cluster_core::rows::{Change, Precondition, Transaction, Write};
 
 use crate::agree::States;
 use crate::trace::Trace;
@@ -277,22 +277,46 @@ impl Node {
     /// Queues are made in their shards before anyone sees that they are declared.
     fn take_changes(&mut self, shard: ShardId, changes: &[Change]) {
         let store = Store::of_shard(shard).expect("only rows shards have changes");
-        let inputs = reconcile::reconcile(store, changes).expect("rows that this build wrote");
+        let mut inputs = reconcile::reconcile(store, changes).expect("rows that this build wrote");
+        self.topology.set_home(self.home.node);
+        if store == Store::Replicated {
+            inputs.extend(lives::dropped(&self.topology, changes));
+        }
         for (shard, input) in inputs.into_iter().rev() {
             self.inputs.push_front(Input::Machine { shard, input });
         }
         let applied = self.topology.apply(store, changes);
         applied.expect("rows that this build wrote");
+        if store == Store::Replicated
+            && let Some(transaction) = lives::orphans(&self.topology, changes)
+        {
+            let mut work = Work::default();
+            work.transact(ShardId::LOCAL_DEFINITIONS, transaction, None);
+            self.submit(NODE, &mut work);
+        }
     }
 
     fn begin_definitions(&mut self) {
+        self.life = Life::Defining;
         if self.topology.vhosts().next().is_some() {
-            self.life = Life::Serving;
+            self.begin_life();
             return;
         }
-        self.life = Life::Defining;
         let mut work = Work::default();
         work.transact(ShardId::DEFINITIONS, first_definitions(), Some(Token(1)));
+        self.submit(NODE, &mut work);
+    }
+
+    /// What an earlier life left behind goes before anybody is served.
+    fn begin_life(&mut self) {
+        let transactions = lives::begin(&self.topology, self.home);
+        if transactions.is_empty() {
+            self.life = Life::Serving;
+        }
+        let mut work = Work::default();
+        for transaction in transactions {
+            work.transact(ShardId::DEFINITIONS, transaction, Some(Token(2)));
+        }
         self.submit(NODE, &mut work);
     }
 
@@ -301,12 +325,9 @@ impl Node {
             return;
         };
         if session == NODE {
-            if let Event::Committed {
-                committed: Committed::Yes { .. },
-                ..
-            } = event
-            {
-                self.life = Life::Serving;
+            // A repetition finds nothing left to do.
+            if self.life == Life::Defining {
+                self.begin_life();
             }
             return;
         }

@@ -36,20 +36,16 @@ impl End {
     }
 }
 
-/// Where a new queue of this store lives. `draw` is random; shards of queues are 1..=`shards`.
+/// Where a new durable queue lives. `draw` is random; shards of such queues are 1..=`shards`.
 #[must_use]
-pub fn queue_shard(store: Store, draw: u64, shards: u32) -> ShardId {
-    match store {
-        Store::Local => ShardId::LOCAL_QUEUES,
-        // Any will do on one node; the row says which it is from then on.
-        Store::Replicated => ShardId(1 + (draw % u64::from(shards.max(1))) as u32),
-    }
+pub fn queue_shard(draw: u64, shards: u32) -> ShardId {
+    // Any will do on one node; the row says which it is from then on.
+    ShardId(1 + (draw % u64::from(shards.max(1))) as u32)
 }
 
 /// The row of a queue that must not exist, in a vhost that must.
 #[must_use]
-pub fn create_queue(vhost: &str, name: &[u8], row: &QueueRow) -> Transaction {
-    let store = Store::of_queue(row.durable, row.is_exclusive());
+pub fn create_queue(vhost: &str, name: &[u8], store: Store, row: &QueueRow) -> Transaction {
     let key = QueueKey { vhost, name }.encode();
     create(vhost, store, key, row.encode())
 }
@@ -57,9 +53,8 @@ pub fn create_queue(vhost: &str, name: &[u8], row: &QueueRow) -> Transaction {
 /// The row of an exchange that must not exist, in a vhost that must.
 #[must_use]
 pub fn create_exchange(vhost: &str, name: &[u8], row: &ExchangeRow) -> Transaction {
-    let store = Store::of_exchange(row.durable);
     let key = ExchangeKey { vhost, name }.encode();
-    create(vhost, store, key, row.encode())
+    create(vhost, Store::Replicated, key, row.encode())
 }
 
 /// The store of a binding, and those of its ends' rows which that store has and which must be

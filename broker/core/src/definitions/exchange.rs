@@ -1,17 +1,20 @@
 //! An exchange. Key: vhost, name. Value, version 1: type u8, flags u8 (1 durable, 2 auto-delete,
-//! 4 internal), arguments as a table to the end.
+//! 4 internal, 8 transient), with flag 8 the node and the incarnation that it lives with (u64
+//! each), arguments as a table to the end.
 
 use bytes::Bytes;
+use warren_cluster_core::ids::NodeId;
 use warren_cluster_core::rows::RowKey;
 use warren_protocol::table::FieldTable;
 
 use super::codec::{Reader, RowError, Writer};
-use super::kind;
+use super::{Home, kind};
 
 const VERSION: u8 = 1;
 const DURABLE: u8 = 1;
 const AUTO_DELETE: u8 = 2;
 const INTERNAL: u8 = 4;
+const TRANSIENT: u8 = 8;
 
 /// How an exchange chooses among its bindings.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -38,6 +41,8 @@ pub struct ExchangeRow {
     pub auto_delete: bool,
     /// Takes messages from exchanges alone.
     pub internal: bool,
+    /// What a transient one lives and dies with.
+    pub home: Option<Home>,
     pub arguments: FieldTable,
 }
 
@@ -81,6 +86,7 @@ impl Predeclared {
             durable: true,
             auto_delete: false,
             internal: self.internal,
+            home: None,
             arguments: FieldTable::new(),
         }
     }
@@ -148,12 +154,13 @@ impl ExchangeRow {
     pub fn encode(&self) -> Bytes {
         let flags = u8::from(self.durable) * DURABLE
             + u8::from(self.auto_delete) * AUTO_DELETE
-            + u8::from(self.internal) * INTERNAL;
-        Writer::value(VERSION)
-            .u8(self.kind.code())
-            .u8(flags)
-            .table(&self.arguments)
-            .finish()
+            + u8::from(self.internal) * INTERNAL
+            + u8::from(self.home.is_some()) * TRANSIENT;
+        let mut writer = Writer::value(VERSION).u8(self.kind.code()).u8(flags);
+        if let Some(home) = self.home {
+            writer = writer.u64(home.node.0).u64(home.incarnation);
+        }
+        writer.table(&self.arguments).finish()
     }
 
     /// # Errors
@@ -171,15 +178,24 @@ impl ExchangeRow {
             }
         };
         let flags = reader.u8("flags")?;
-        if flags & !(DURABLE | AUTO_DELETE | INTERNAL) != 0 {
+        if flags & !(DURABLE | AUTO_DELETE | INTERNAL | TRANSIENT) != 0 {
             let field = "flags";
             return Err(RowError::Unknown {
                 field,
                 value: flags,
             });
         }
+        let home = if flags & TRANSIENT == 0 {
+            None
+        } else {
+            Some(Home {
+                node: NodeId(reader.u64("node")?),
+                incarnation: reader.u64("incarnation")?,
+            })
+        };
         Ok(Self {
             kind,
+            home,
             durable: flags & DURABLE != 0,
             auto_delete: flags & AUTO_DELETE != 0,
             internal: flags & INTERNAL != 0,

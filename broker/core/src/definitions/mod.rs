@@ -22,6 +22,7 @@ pub mod diff;
 pub mod equivalence;
 mod exchange;
 pub mod interchange;
+mod life;
 mod permission;
 pub mod plan;
 mod queue;
@@ -32,6 +33,7 @@ mod vhost;
 pub use binding::{BindingKey, canonical_arguments};
 pub use codec::RowError;
 pub use exchange::{ExchangeKey, ExchangeKind, ExchangeRow, Predeclared};
+pub use life::{Home, LifeRow};
 pub use permission::{PermissionKey, PermissionRow, TopicPermissionKey, TopicPermissionRow};
 pub use queue::{Owner, QueueKey, QueueKind, QueueRow};
 pub use tombstone::Tombstone;
@@ -50,6 +52,7 @@ pub mod kind {
     pub const TOMBSTONE: u8 = 8;
     pub const PARAMETER: u8 = 10;
     pub const POLICY: u8 = 11;
+    pub const LIFE: u8 = 12;
 }
 
 /// Where a row lives.
@@ -57,7 +60,8 @@ pub mod kind {
 pub enum Store {
     /// In shard 0, on every node.
     Replicated,
-    /// On this node, unlogged: exclusive and transient objects, and bindings that touch one.
+    /// On its client's node, unlogged, and told to the others: exclusive queues whose name nobody
+    /// else can ask for, and bindings to them. Only that node writes it.
     Local,
 }
 
@@ -81,23 +85,13 @@ impl Store {
         }
     }
 
-    /// Where a queue belongs: exclusive ones die with their connection, durable or not.
+    /// Where a queue belongs. `unrivalled`: no other node can be asked for one of its name.
     #[must_use]
-    pub fn of_queue(durable: bool, exclusive: bool) -> Self {
-        if durable && !exclusive {
-            Self::Replicated
-        } else {
+    pub fn of_queue(exclusive: bool, unrivalled: bool) -> Self {
+        if exclusive && unrivalled {
             Self::Local
-        }
-    }
-
-    /// Where an exchange belongs.
-    #[must_use]
-    pub fn of_exchange(durable: bool) -> Self {
-        if durable {
-            Self::Replicated
         } else {
-            Self::Local
+            Self::Replicated
         }
     }
 

@@ -32,6 +32,7 @@ use super::Store;
 use super::interchange::{Definitions, ObjectKind, Section, Unsupported};
 use crate::topology::Topology;
 
+pub(crate) use chunks::Gathered;
 pub use chunks::TRANSACTION_BYTES_MAX;
 
 /// How to plan.

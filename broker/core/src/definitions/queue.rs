@@ -1,6 +1,7 @@
 //! A queue. Key: vhost, name. Value, version 1: type u8, flags u8 (1 durable, 2 auto-delete,
-//! 4 exclusive), shard u32, id u64 (0: the row's own version), with flag 4 the owner's session,
-//! node and incarnation (u64 each), arguments as a table to the end.
+//! 4 exclusive, 8 transient), shard u32, id u64 (0: the row's own version), with flag 4 the owner's
+//! session, node and incarnation (u64 each), with flag 8 the node and the incarnation that it lives
+//! with, arguments as a table to the end.
 
 use bytes::Bytes;
 use warren_cluster_core::ids::{NodeId, ShardId};
@@ -8,13 +9,14 @@ use warren_cluster_core::rows::{RowKey, Version};
 use warren_protocol::table::FieldTable;
 
 use super::codec::{Reader, RowError, Writer};
-use super::{Store, kind};
+use super::{Home, Store, kind};
 use crate::ids::{QueueId, SessionId};
 
 const VERSION: u8 = 1;
 const DURABLE: u8 = 1;
 const AUTO_DELETE: u8 = 2;
 const EXCLUSIVE: u8 = 4;
+const TRANSIENT: u8 = 8;
 
 /// What names a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +50,8 @@ pub struct QueueRow {
     pub auto_delete: bool,
     /// `Some` for an exclusive queue.
     pub owner: Option<Box<Owner>>,
+    /// What a transient queue that is not exclusive lives and dies with.
+    pub home: Option<Box<Home>>,
     pub shard: ShardId,
     /// The version of the row that created the queue; `None` in that row itself, whose version it
     /// is. A row that is written again must carry it on.
@@ -93,6 +97,16 @@ impl QueueRow {
         self.owner.is_some()
     }
 
+    /// The life of a node that it is of, unless it is to outlive all of them.
+    #[must_use]
+    pub fn lives_with(&self) -> Option<Home> {
+        let of_owner = self.owner.as_ref().map(|owner| Home {
+            node: owner.node,
+            incarnation: owner.incarnation,
+        });
+        of_owner.or_else(|| self.home.as_deref().copied())
+    }
+
     /// The id of the queue whose row has this version in that store.
     #[must_use]
     pub fn id(&self, store: Store, version: Version) -> QueueId {
@@ -107,7 +121,8 @@ impl QueueRow {
     pub fn encode(&self) -> Bytes {
         let flags = u8::from(self.durable) * DURABLE
             + u8::from(self.auto_delete) * AUTO_DELETE
-            + u8::from(self.owner.is_some()) * EXCLUSIVE;
+            + u8::from(self.owner.is_some()) * EXCLUSIVE
+            + u8::from(self.home.is_some()) * TRANSIENT;
         let code = match self.kind {
             QueueKind::Classic => 1,
             QueueKind::Quorum => 2,
@@ -122,6 +137,9 @@ impl QueueRow {
                 .u64(owner.session.0)
                 .u64(owner.node.0)
                 .u64(owner.incarnation);
+        }
+        if let Some(home) = &self.home {
+            writer = writer.u64(home.node.0).u64(home.incarnation);
         }
         writer.table(&self.arguments).finish()
     }
@@ -139,7 +157,7 @@ impl QueueRow {
             }
         };
         let flags = reader.u8("flags")?;
-        if flags & !(DURABLE | AUTO_DELETE | EXCLUSIVE) != 0 {
+        if flags & !(DURABLE | AUTO_DELETE | EXCLUSIVE | TRANSIENT) != 0 {
             let field = "flags";
             return Err(RowError::Unknown {
                 field,
@@ -157,11 +175,20 @@ impl QueueRow {
                 incarnation: reader.u64("incarnation")?,
             }))
         };
+        let home = if flags & TRANSIENT == 0 {
+            None
+        } else {
+            Some(Box::new(Home {
+                node: NodeId(reader.u64("node")?),
+                incarnation: reader.u64("incarnation")?,
+            }))
+        };
         Ok(Self {
             kind,
             durable: flags & DURABLE != 0,
             auto_delete: flags & AUTO_DELETE != 0,
             owner,
+            home,
             shard,
             created,
             arguments: reader.table()?,

@@ -50,6 +50,10 @@ fn read(kind: u8, key: &[u8], value: &[u8]) -> Result<String, RowError> {
             let queue = Tombstone::decode_key(key)?;
             format!("{:?}", Tombstone::decode(queue, value)?)
         }
+        kind::LIFE => {
+            let node = LifeRow::decode_key(key)?;
+            format!("{node:?} {:?}", LifeRow::decode(value)?)
+        }
         value => {
             let field = "kind";
             return Err(RowError::Unknown { field, value });
@@ -72,6 +76,7 @@ fn queue_row() -> QueueRow {
         owner: Some(Box::new(owner)),
         shard: ShardId(5),
         created: Some(Version(6)),
+        home: None,
         arguments: FieldTable::new().with("x-queue-type", "quorum"),
     }
 }
@@ -127,18 +132,51 @@ fn examples() -> Vec<(RowKey, bytes::Bytes)> {
         durable: true,
         auto_delete: true,
         internal: true,
+        home: None,
         arguments: FieldTable::new().with("alternate-exchange", "ae"),
     };
     let name: &[u8] = b"n";
+    let home = Home {
+        node: NodeId(2),
+        incarnation: 3,
+    };
+    let transient_exchange = ExchangeRow {
+        home: Some(home),
+        durable: false,
+        ..exchange.clone()
+    };
+    let transient_queue = QueueRow {
+        owner: None,
+        home: Some(Box::new(home)),
+        durable: false,
+        ..queue_row()
+    };
+    let life = LifeRow {
+        incarnation: 3,
+        fenced: true,
+    };
+    let warren_cluster_core::rows::Write::Put {
+        row: life_key,
+        value: life,
+    } = life.put(NodeId(2))
+    else {
+        panic!("a life is put");
+    };
     vec![
         (VhostKey { name: vhost }.encode(), vhost_row.encode()),
         (UserKey { name: user }.encode(), user_row.encode()),
         (PermissionKey { user, vhost }.encode(), permission.encode()),
         (topic.encode(), topic_row.encode()),
         (ExchangeKey { vhost, name }.encode(), exchange.encode()),
+        (
+            ExchangeKey { vhost, name }.encode(),
+            transient_exchange.encode(),
+        ),
         (QueueKey { vhost, name }.encode(), queue_row().encode()),
+        (QueueKey { vhost, name }.encode(), transient_queue.encode()),
         (binding.encode(), BindingKey::value()),
         (row, value),
+        (life_key, life),
     ]
 }
 
@@ -171,6 +209,7 @@ fn rows_of_every_format_still_read() {
         assert_eq!(read(kind, &key, &value).as_deref(), Ok(expected), "{line}");
     }
     assert!(KINDS.into_iter().all(|kind| kinds.contains(&kind)));
+    assert!(kinds.contains(&kind::LIFE));
 }
 
 #[test]
@@ -251,7 +290,7 @@ fn the_id_of_a_queue_is_the_version_that_made_it() {
 fn where_things_belong() {
     assert_eq!(Store::of_queue(true, false), Store::Replicated);
     assert_eq!(Store::of_queue(true, true), Store::Local);
-    assert_eq!(Store::of_queue(false, false), Store::Local);
+    assert_eq!(Store::of_queue(false, true), Store::Replicated);
     assert_eq!(
         Store::of_binding(Store::Replicated, Store::Local),
         Store::Local

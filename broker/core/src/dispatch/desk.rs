@@ -16,7 +16,7 @@ use warren_cluster_core::machine::{self, Malformed};
 use warren_cluster_core::parts::Parts;
 
 use crate::ids::{Holder, QueueId, SessionId, Token};
-use crate::shard::effect::{Delivered, Effect};
+use crate::shard::effect::{Delivered, Effect, Refusal, Reply};
 use crate::shard::input::{Attach, Claim, ClaimedSeat, Input, Settle, Verdict};
 use crate::shard::wire;
 
@@ -391,6 +391,59 @@ impl machine::Desk<Input, Effect> for Desk {
         all
     }
 
+    fn abandon(&mut self) -> Vec<Effect> {
+        self.asked.clear();
+        let questions = std::mem::take(&mut self.questions).into_values();
+        let mut effects: Vec<_> = questions
+            .filter_map(|question| Self::refuse(&question))
+            .collect();
+        for ((session, queue, number), seat) in std::mem::take(&mut self.seats) {
+            if seat.consumer.is_some() {
+                effects.push(Effect::Cancelled {
+                    session,
+                    number,
+                    queue,
+                });
+            }
+        }
+        self.unpaid.clear();
+        effects
+    }
+
+    fn refuse(input: &Input) -> Option<Effect> {
+        match *input {
+            Input::Attach(Attach { holder, token, .. }) => Some(Effect::Refused {
+                session: holder.session,
+                token,
+                refusal: Refusal::NoQueue,
+            }),
+            Input::Get { holder, token, .. } => Some(Effect::Reply {
+                asker: holder.session,
+                token,
+                reply: Reply::NoQueue,
+            }),
+            Input::Detach { holder, token, .. } => Some(Effect::Detached {
+                session: holder.session,
+                token,
+            }),
+            Input::SettleBarrier { session, token } => Some(Effect::Settled { session, token }),
+            Input::Close { asker, token, .. }
+            | Input::Purge { asker, token, .. }
+            | Input::Count { asker, token, .. } => Some(Effect::Reply {
+                asker,
+                token,
+                reply: Reply::NoQueue,
+            }),
+            Input::Create { .. }
+            | Input::Drop { .. }
+            | Input::Gone { .. }
+            | Input::Credit { .. }
+            | Input::Settle(_)
+            | Input::SessionGone { .. }
+            | Input::Claim(_) => None,
+        }
+    }
+
     fn node_of(effect: &Effect) -> Option<NodeId> {
         match effect {
             Effect::Deliver { session, .. }
@@ -576,7 +629,7 @@ mod tests {
         let answer = Effect::Reply {
             asker: HOLDER.session,
             token: Token(2),
-            reply: crate::shard::effect::Reply::NoQueue,
+            reply: Reply::NoQueue,
         };
         assert!(desk.receive(&answer, &mut Vec::new()));
         assert_eq!(desk.take_unsettled(), [count(1), count(3)]);
@@ -603,7 +656,7 @@ mod tests {
         let answer = Effect::Reply {
             asker: session,
             token: Token(5),
-            reply: crate::shard::effect::Reply::NoQueue,
+            reply: Reply::NoQueue,
         };
         assert!(desk.receive(&answer, &mut Vec::new()), "its operation ends");
         assert!(desk.is_idle());

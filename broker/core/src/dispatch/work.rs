@@ -1,11 +1,12 @@
 //! What one turn of a session (or of an operation) wants done, in order.
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use warren_cluster_core::batch::Batch;
 use warren_cluster_core::ids::ShardId;
 use warren_cluster_core::rows::Transaction;
 
 use crate::ids::{SessionId, Token};
+use crate::message::Parts;
 use crate::shard::input::Input;
 
 /// Who is told what came of a batch or a transaction.
@@ -23,6 +24,40 @@ pub struct DirectReply {
     pub address: ReplyAddress,
     /// Encoded as [`crate::message::Parts`].
     pub message: Bytes,
+}
+
+/// The form in which a reply travels between nodes.
+const REPLY_VERSION: u8 = 1;
+
+impl DirectReply {
+    /// For the node of the one who waits. Layout, little endian: version u8, session u64, channel
+    /// u16, nonce u64, the message.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(19 + self.message.len());
+        out.put_u8(REPLY_VERSION);
+        out.put_u64_le(self.address.session.0);
+        out.put_u16_le(self.address.channel);
+        out.put_u64_le(self.address.nonce);
+        out.put_slice(&self.message);
+        out.freeze()
+    }
+
+    /// Reads what another node sent; `None` for what none of this version sends.
+    #[must_use]
+    pub fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.try_get_u8().ok()? != REPLY_VERSION {
+            return None;
+        }
+        let address = ReplyAddress {
+            session: SessionId(bytes.try_get_u64_le().ok()?),
+            channel: bytes.try_get_u16_le().ok()?,
+            nonce: bytes.try_get_u64_le().ok()?,
+        };
+        Parts::decode(&bytes)?;
+        let message = bytes;
+        Some(Self { address, message })
+    }
 }
 
 /// What stands behind `amq.rabbitmq.reply-to.`: a reply consumer of a channel.
@@ -77,5 +112,38 @@ impl Work {
             transaction,
             token,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_read_back_and_what_is_cut_short_is_none() {
+        let mut message = BytesMut::new();
+        let parts = Parts {
+            exchange: b"",
+            routing_key: b"amq.rabbitmq.reply-to.x",
+            properties: &[0, 0],
+            body: b"",
+        };
+        parts.encode(&mut message);
+        let reply = DirectReply {
+            address: ReplyAddress {
+                session: SessionId(7 << 48 | 3),
+                channel: 9,
+                nonce: u64::MAX,
+            },
+            message: message.freeze(),
+        };
+        let bytes = reply.encode();
+        assert_eq!(DirectReply::decode(bytes.clone()), Some(reply));
+        for cut in 0..bytes.len() {
+            assert_eq!(DirectReply::decode(bytes.slice(..cut)), None, "cut at {cut}");
+        }
+        let mut other = bytes.to_vec();
+        other[0] = 9;
+        assert_eq!(DirectReply::decode(other.into()), None);
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::auth::access::Pattern;
 use crate::definitions::{
-    BindingKey, ExchangeKey, ExchangeRow, PermissionKey, PermissionRow, Predeclared, QueueKey,
+    BindingKey, ExchangeKey, ExchangeRow, LifeRow, PermissionKey, PermissionRow, Predeclared, QueueKey,
     QueueRow, RowError, Store, Tombstone, TopicPermissionKey, TopicPermissionRow, UserKey, UserRow,
     VhostKey, VhostRow, kind,
 };
@@ -75,7 +75,13 @@ impl Topology {
     }
 
     fn apply_row(&mut self, step: &Step<'_>) -> Result<(), RowError> {
-        match step.change.row.kind {
+        let kind = step.change.row.kind;
+        let of_node = [kind::EXCHANGE, kind::QUEUE, kind::BINDING, kind::TOMBSTONE];
+        if step.store == Store::Local && !of_node.contains(&kind) {
+            let field = "the kind of a node's own row";
+            return Err(RowError::Unknown { field, value: kind });
+        }
+        match kind {
             kind::VHOST => self.apply_vhost(step),
             kind::USER => self.apply_user(step),
             kind::PERMISSION => self.apply_permission(step),
@@ -117,6 +123,17 @@ impl Topology {
                     Some(tombstone) => self.indexes.tombstones.insert(queue, tombstone),
                     None => self.indexes.tombstones.remove(&queue),
                 };
+                Ok(())
+            }
+            kind::LIFE => {
+                let node = LifeRow::decode_key(&step.change.row.key)?;
+                match step.value(LifeRow::decode)? {
+                    Some(life) => {
+                        let life = (step.change.version, life);
+                        self.indexes.lives.insert(node, life);
+                    }
+                    None => drop(self.indexes.lives.remove(&node)),
+                }
                 Ok(())
             }
             // Parameters and policies mean nothing to routing yet; other kinds are not ours.
@@ -357,6 +374,11 @@ impl Vhost {
 
     fn put_queue(&mut self, name: &[u8], row: QueueRow, step: &Step<'_>, indexes: &mut Indexes) {
         let known = self.queue(name).cloned();
+        // Two nodes can have been asked at once while they did not know each other.
+        let outranked = |known: &Arc<Queue>| known.store < step.store;
+        if known.as_ref().is_some_and(outranked) {
+            return;
+        }
         let queue = Arc::new(Queue {
             vhost: self.name.clone(),
             name: known

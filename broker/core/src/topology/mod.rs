@@ -23,13 +23,13 @@ use equivalent::{Comparable, Equivalent};
 use foldhash::fast::{FixedState, FoldHasher};
 use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{GenericHashMap, OrdMap, OrdSet};
-use warren_cluster_core::ids::ShardId;
+use warren_cluster_core::ids::{NodeId, ShardId};
 use warren_cluster_core::rows::{RowKey, Version};
 use warren_protocol::table::FieldTable;
 
 use crate::auth::access::Pattern;
 use crate::definitions::{
-    BindingKey, ExchangeRow, PermissionRow, QueueKey, QueueRow, Store, Tombstone,
+    BindingKey, ExchangeRow, Home, LifeRow, PermissionRow, QueueKey, QueueRow, Store, Tombstone,
     TopicPermissionRow, UserRow, VhostRow,
 };
 use crate::dispatch::operation::DestinationKind;
@@ -60,6 +60,8 @@ pub struct Topology {
     seed: Seed,
     /// Counts the calls of `apply`.
     serial: u64,
+    /// The node that it is kept on; 0 is any.
+    home: NodeId,
     replicated: Version,
     local: Version,
     /// The serial of the last change to a user or a permission.
@@ -78,6 +80,7 @@ struct Indexes {
     owned: OrdSet<(SessionId, QueueId)>,
     tombstones: OrdMap<QueueId, Tombstone>,
     dangling: OrdMap<RowKey, (Store, Version)>,
+    lives: OrdMap<NodeId, (Version, LifeRow)>,
 }
 
 /// A vhost and all that is in it.
@@ -207,6 +210,7 @@ impl Topology {
         Self {
             seed,
             serial: 0,
+            home: NodeId(0),
             replicated: Version(0),
             local: Version(0),
             security: 0,
@@ -218,6 +222,7 @@ impl Topology {
                 owned: OrdSet::new(),
                 tombstones: OrdMap::new(),
                 dangling: OrdMap::new(),
+                lives: OrdMap::new(),
             },
         }
     }
@@ -229,6 +234,47 @@ impl Topology {
             Store::Replicated => self.replicated,
             Store::Local => self.local,
         }
+    }
+
+    /// It is kept on this node, which has a part of the unlogged rows for its own.
+    pub fn set_home(&mut self, node: NodeId) {
+        self.home = node;
+    }
+
+    #[must_use]
+    pub fn home(&self) -> NodeId {
+        self.home
+    }
+
+    /// Whether another node has the unlogged row of this version.
+    #[must_use]
+    pub fn is_elsewhere(&self, store: Store, version: Version) -> bool {
+        let node = version.node().filter(|_| store == Store::Local);
+        node.is_some_and(|node| node != self.home && self.home != NodeId(0))
+    }
+
+    /// The newest life of a node, and the version of its row.
+    #[must_use]
+    pub fn life(&self, node: NodeId) -> Option<(Version, LifeRow)> {
+        self.indexes.lives.get(&node).copied()
+    }
+
+    /// The newest life of every node that ever served clients.
+    pub fn lives(&self) -> impl Iterator<Item = (NodeId, LifeRow)> {
+        self.indexes.lives.iter().map(|(node, (_, life))| (*node, *life))
+    }
+
+    /// Whether no node but this one ever served clients of the cluster.
+    #[must_use]
+    pub fn is_alone(&self, node: NodeId) -> bool {
+        self.indexes.lives.keys().all(|it| *it == node)
+    }
+
+    /// Whether that life of a node is over, or was never begun.
+    #[must_use]
+    pub fn is_over(&self, home: Home) -> bool {
+        let life = self.life(home.node);
+        life.is_some_and(|(_, it)| it.incarnation != home.incarnation || it.fenced)
     }
 
     /// Moves whenever anything does.
@@ -303,9 +349,24 @@ impl Topology {
         owned.filter_map(|(_, id)| self.queue(*id))
     }
 
+    /// Sessions of a node that have exclusive queues.
+    pub fn owners(&self, node: NodeId) -> impl Iterator<Item = SessionId> {
+        let (first, last) = SessionId::all_of(node);
+        let ids = (first, QueueId(0))..=(last, QueueId(u64::MAX));
+        let mut before = None;
+        let owners = self.indexes.owned.range(ids).map(|(session, _)| *session);
+        owners.filter(move |session| before.replace(*session) != Some(*session))
+    }
+
     /// Queues that were deleted and whose shards have not yet said that they dropped them.
     pub fn tombstones(&self) -> impl Iterator<Item = &Tombstone> {
         self.indexes.tombstones.values()
+    }
+
+    /// Whether a queue was deleted and its shard has not said that it has dropped it.
+    #[must_use]
+    pub fn has_tombstone(&self, queue: QueueId) -> bool {
+        self.indexes.tombstones.contains_key(&queue)
     }
 
     /// Rows that mean nothing, because an end of the binding or the vhost is gone: they can be
@@ -412,6 +473,25 @@ impl Vhost {
             .take_while(move |binding| binding.key.starts_with(&prefix))
     }
 
+    /// Whether a binding is what files and backups have: both ends stay when nodes go.
+    #[must_use]
+    pub fn keeps(&self, binding: &Binding) -> bool {
+        let source = self.exchange(&binding.source);
+        let destination = match binding.destination_kind {
+            DestinationKind::Queue => {
+                let queue = self.queue(&binding.destination);
+                queue.is_none_or(|queue| queue.is_kept())
+            }
+            DestinationKind::Exchange => {
+                let exchange = self.exchange(&binding.destination);
+                exchange.is_none_or(|exchange| exchange.is_kept())
+            }
+        };
+        binding.store == Store::Replicated
+            && destination
+            && source.is_none_or(|source| source.is_kept())
+    }
+
     /// The binding that this key names.
     #[must_use]
     pub fn binding(&self, key: &RowKey) -> Option<&Arc<Binding>> {
@@ -436,6 +516,12 @@ impl Exchange {
         self.version == Version(0)
     }
 
+    /// Whether it stays when nodes go: what files and backups have.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.store == Store::Replicated && self.row.durable
+    }
+
     /// Whether it is the default exchange.
     #[must_use]
     pub fn is_default(&self) -> bool {
@@ -448,6 +534,12 @@ impl Queue {
     #[must_use]
     pub fn id(&self) -> QueueId {
         self.row.id(self.store, self.version)
+    }
+
+    /// Whether it stays when clients and nodes go: what files and backups have.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.store == Store::Replicated && self.row.durable && !self.row.is_exclusive()
     }
 
     /// The key of its row.

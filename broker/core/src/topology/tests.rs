@@ -161,6 +161,7 @@ pub(super) fn queue_row(owner: Option<u64>) -> QueueRow {
         owner,
         shard: ShardId(3),
         created: None,
+        home: None,
         arguments: FieldTable::new(),
     }
 }
@@ -175,6 +176,7 @@ pub(super) fn exchange_row(kind: ExchangeKind, alternate: Option<&str>) -> Excha
         durable: true,
         auto_delete: false,
         internal: false,
+        home: None,
         arguments,
     }
 }

@@ -277,6 +277,11 @@ const KEYS: &[Key] = &[
         set: |c, v| put(size(v), &mut c.disk_free_limit),
     },
     Key {
+        name: "warren.cluster.fence_after",
+        // Longer than any leader can act on its own.
+        set: |c, v| put(integer(v, 3_000, 86_400_000), &mut c.fence_after),
+    },
+    Key {
         name: "warren.shutdown_timeout",
         set: |c, v| put(integer(v, 1, 3_600_000), &mut c.shutdown_timeout),
     },

@@ -52,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) memory_high_watermark: MemoryLimit,
     pub(crate) disk_free_limit: u64,
     pub(crate) shutdown_timeout: u64,
+    /// Milliseconds after which a node that is out of reach loses what lives with it.
+    pub(crate) fence_after: u64,
 
     /// Queue shards; fixed when the data folder is made.
     pub(crate) shards: u32,
@@ -106,6 +108,7 @@ impl Default for Config {
             memory_high_watermark: MemoryLimit::Relative(0.6),
             disk_free_limit: 50_000_000,
             shutdown_timeout: 8_000,
+            fence_after: 10_000,
             shards: 64,
             replace_after_secs: 600,
             log_sync: true,

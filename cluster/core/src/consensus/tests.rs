@@ -113,8 +113,8 @@ fn entries_found_after_the_checkpoint_are_applied_once_committed_again() {
 
 #[test]
 fn an_unlogged_shard_agrees_with_itself() {
-    let mut alone = Consensus::unlogged();
-    assert_eq!(alone.leads(), Some(Term(1)));
+    let mut alone = Consensus::unlogged(Term(3));
+    assert_eq!(alone.leads(), Some(Term(3)));
     alone.propose(Bytes::from_static(b"a")).expect("leads");
     let ready = alone.ready().expect("entries");
     assert_eq!(data(&ready.entries), [(1, &b""[..]), (2, b"a")]);

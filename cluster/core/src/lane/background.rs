@@ -12,22 +12,13 @@ use crate::replica::{Head, Replica};
 pub(super) const HEAD_PART: u8 = 1;
 
 impl<M: Machine, T: Copy> Lane<M, T> {
-    pub(super) fn completed(
-        &mut self,
-        completion: Completion,
-        now: Now,
-        outputs: &mut Outputs<M::Effect, T>,
-    ) -> Result<(), Error> {
+    pub(super) fn completed(&mut self, completion: Completion, now: Now) -> Result<(), Error> {
         self.store.log.complete(completion)?;
-        self.take_events(now, outputs)
+        self.take_events(now)
     }
 
     /// Takes what the log has to tell.
-    pub(super) fn take_events(
-        &mut self,
-        now: Now,
-        outputs: &mut Outputs<M::Effect, T>,
-    ) -> Result<(), Error> {
+    pub(super) fn take_events(&mut self, now: Now) -> Result<(), Error> {
         while let Some(event) = self.store.log.pop_event() {
             match event {
                 Event::Persisted(position) => {
@@ -35,7 +26,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                         self.persisted(shard, number);
                     }
                 }
-                Event::Resume { shard, key } => self.resume(shard, key, now, outputs),
+                Event::Resume { shard, key } => self.resume(shard, key, now),
                 Event::Relocate(relocation) => self.relocate(relocation),
                 Event::CheckpointDurable { shard, index } => {
                     self.touched.insert(shard);
@@ -62,23 +53,18 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.touched.insert(shard);
         if let Some(at) = rows_at(shard) {
             self.rows[at].on_persisted(number);
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             self.queues[at].on_persisted(number);
         }
     }
 
-    fn resume(&mut self, shard: ShardId, key: u64, now: Now, outputs: &mut Outputs<M::Effect, T>) {
+    fn resume(&mut self, shard: ShardId, key: u64, now: Now) {
         // Rows are always in memory.
-        let Some(at) = queue_at(shard, self.options.shards) else {
+        let Some(at) = queue_at(shard, &self.options) else {
             return;
         };
         self.touched.insert(shard);
-        let effects = if shard.is_unlogged() {
-            &mut outputs.effects
-        } else {
-            &mut self.emitted[at]
-        };
-        let mut turn = self.store.turn(shard, now, effects);
+        let mut turn = self.store.turn(shard, now, &mut self.emitted[at]);
         self.queues[at].resume(key, &mut turn);
         self.answer_bodies(shard);
     }
@@ -91,7 +77,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             from,
             to,
         } = relocation;
-        let Some(at) = queue_at(shard, self.options.shards) else {
+        let Some(at) = queue_at(shard, &self.options) else {
             return;
         };
         let mut bodies = self.store.log.bodies(shard);
@@ -102,7 +88,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     fn checkpoint_failed(&mut self, shard: ShardId) {
         if let Some(at) = rows_at(shard) {
             self.rows[at].machine_mut().checkpoint_abort();
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             self.queues[at].machine_mut().checkpoint_abort();
         }
         // The log is whole without it; the next start replays more.
@@ -128,9 +114,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// Goes on copying what is live in segments that are mostly dead.
     fn copy(&mut self) {
-        let (queues, shards) = (&self.queues, self.options.shards);
+        let (queues, options) = (&self.queues, &self.options);
         self.store.log.copy_survivors(|shard, key, ids, out| {
-            if let Some(at) = queue_at(shard, shards) {
+            if let Some(at) = queue_at(shard, options) {
                 queues[at].machine().live(key, ids, out);
             }
         });
@@ -141,7 +127,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let log = &mut self.store.log;
         if let Some(at) = rows_at(shard) {
             begin(&mut self.rows[at], log);
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             begin(&mut self.queues[at], log);
         }
     }
@@ -157,7 +143,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let budget = self.options.checkpoint_step_bytes;
         let whole = if let Some(at) = rows_at(shard) {
             self.rows[at].machine_mut().checkpoint_step(budget, writer)
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             self.queues[at]
                 .machine_mut()
                 .checkpoint_step(budget, writer)
@@ -185,6 +171,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     fn end(&mut self, outputs: &mut Outputs<M::Effect, T>) -> bool {
         let busy =
             self.rows.iter().any(Replica::is_busy) || self.queues.iter().any(Replica::is_busy);
+        let busy = busy || self.shared.is_busy() || self.hosts_are_busy();
         if busy || !self.store.is_quiet() || !self.store.log.checkpoint_is_idle() {
             return false;
         }

@@ -409,7 +409,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let shard = offer.shard;
         let (id, applied, members) = if let Some(at) = rows_at(shard) {
             self.rows[at].standing()
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             self.queues[at].standing()
         } else {
             return;
@@ -442,7 +442,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.installing = Some(if let Some(at) = rows_at(shard) {
             let blank = self.rows[at].blank_state();
             Installing::Rows(Install::new(offer, blank, rate))
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             let blank = self.queues[at].blank_state();
             Installing::Queues(Install::new(offer, blank, rate))
         } else {
@@ -482,7 +482,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         });
         let applied = match rows_at(shard) {
             Some(at) => self.rows[at].applied(),
-            None => queue_at(shard, self.options.shards)
+            None => queue_at(shard, &self.options)
                 .map_or((Index(0), Term(0)), |at| self.queues[at].applied()),
         };
         // Entries may have brought the replica further than the snapshot would.
@@ -513,10 +513,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// The state is whole: it takes the place of what the replica had.
     fn take_place(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
-        let (shards, log) = (self.options.shards, &mut self.store.log);
+        let (options, log) = (&self.options, &mut self.store.log);
         match &mut self.installing {
             Some(Installing::Queues(it)) => {
-                if let Some(at) = queue_at(it.shard, shards) {
+                if let Some(at) = queue_at(it.shard, options) {
                     replace(it, &mut self.queues[at], log, now, &mut outputs.done);
                 }
             }
@@ -576,7 +576,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let (_, applied, members) = if let Some(at) = rows_at(shard) {
             self.rows[at].installed_is_saved();
             self.rows[at].standing()
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             self.queues[at].installed_is_saved();
             self.queues[at].standing()
         } else {

@@ -13,7 +13,7 @@ use crate::rows::Version;
 
 /// A node that there is no way to for so long is ruled out: longer than any lease can last, so
 /// that no leader acts on what it still thinks (rule 8).
-const RULE_OUT_MILLIS: u64 = 2_000;
+pub(super) const RULE_OUT_MILLIS: u64 = 2_000;
 /// How long a batch may wait for definitions that this node does not have, and how many bytes of
 /// such.
 const STALLED_MILLIS_MAX: u64 = 1_000;
@@ -50,7 +50,7 @@ macro_rules! with_replica {
         if let Some(at) = rows_at($shard) {
             let $replica = &mut $lane.rows[at];
             Some($call)
-        } else if let Some(at) = queue_at($shard, $lane.options.shards) {
+        } else if let Some(at) = queue_at($shard, &$lane.options) {
             let $replica = &mut $lane.queues[at];
             Some($call)
         } else {
@@ -76,7 +76,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
         };
         for (shard, parcel) in parcels {
-            if !shard.is_unlogged() {
+            if shard == ShardId::LOCAL_DEFINITIONS {
+                self.hear_of_rows(from, parcel, now, outputs);
+            } else if let Some(host) = self.other_host(shard) {
+                if host == from {
+                    self.hear_host(host, parcel, now, outputs);
+                }
+            } else if !shard.is_unlogged() || is_for_host(&parcel) {
                 self.deliver(from, shard, parcel, now, outputs);
             }
         }
@@ -118,7 +124,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
             return;
         }
-        let room = self.has_room();
+        let room = self.has_room(shard);
         self.hand_over(from, shard, parcel, room, now, outputs);
     }
 
@@ -139,7 +145,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 let committed = committed_of(self.rows[at].machine_mut(), outcome);
                 outputs.committed.push((ticket, committed));
             }
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             if let Parcel::Dealing {
                 term,
                 life,
@@ -190,7 +196,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             let late = !acts;
             let known = stalled.known;
             // Without them it is refused: whoever asked learns that and waits no more.
-            let room = !late && self.has_room();
+            let room = !late && self.has_room(shard);
             self.hand_over(
                 from,
                 shard,
@@ -204,21 +210,27 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// Whether the shard's leader, if it is here, acts.
     fn acts(&self, shard: ShardId) -> bool {
-        let at = queue_at(shard, self.options.shards);
+        let at = queue_at(shard, &self.options);
         at.is_none_or(|at| self.queues[at].leads().is_none() || self.queues[at].acts())
     }
 
-    fn has_room(&self) -> bool {
-        self.course == super::Course::Running && self.store.log.room_for_publishes()
+    fn has_room(&self, shard: ShardId) -> bool {
+        let room = if shard.is_unlogged() {
+            !self.scarce
+        } else {
+            self.store.log.room_for_publishes()
+        };
+        self.course == super::Course::Running && room
     }
 
     /// Ticks the replicas that have peers, and rules out nodes that are gone for long.
-    pub(super) fn tick(&mut self, now: Now) {
+    pub(super) fn tick(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
         let born = *self.born.get_or_insert(now.mono);
         if self.next_tick.is_some_and(|tick| now.mono < tick) {
             return;
         }
-        let mut any = false;
+        self.tick_rows(now);
+        let mut any = self.tick_hosts(now, outputs) || !self.nodes.is_empty();
         for replica in &mut self.rows {
             any |= tick(replica, now.mono, &mut self.touched);
         }
@@ -246,7 +258,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn tell_roles(&mut self, outputs: &Outputs<M::Effect, T>) {
         let node = self.options.node;
         for (shard, leads) in &outputs.roles {
-            let Some(term) = leads.filter(|_| !shard.is_unlogged()) else {
+            let Some(term) = leads.filter(|_| *shard != ShardId::LOCAL_DEFINITIONS) else {
                 continue;
             };
             for to in &self.nodes {
@@ -259,16 +271,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn connected(&mut self, node: NodeId, now: Instant) {
         self.nodes.insert(node);
         self.seen.remove(&node);
+        self.next_tick = None;
         let mail = &mut self.store.mail;
         for replica in &mut self.queues {
             replica.connected(node, mail);
             replica.resend(Some(node), mail, now);
             self.touched.insert(replica.shard());
         }
-        for replica in &mut self.rows {
-            replica.connected(node, mail);
-            self.touched.insert(replica.shard());
-        }
+        self.rows[0].connected(node, mail);
+        self.touched.insert(ShardId::DEFINITIONS);
+        self.host_connected(node, now);
+        self.rows_connected(node);
     }
 
     pub(super) fn disconnected(&mut self, node: NodeId, now: Instant) {
@@ -277,6 +290,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
         self.queues.iter_mut().for_each(|it| it.disconnected(node));
         self.rows.iter_mut().for_each(|it| it.disconnected(node));
+        self.rows_disconnected(node);
     }
 
     pub(super) fn host(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Error> {
@@ -325,7 +339,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let mut status = if let Some(at) = rows_at(shard) {
             status(&self.rows[at])
         } else {
-            status(&self.queues[queue_at(shard, self.options.shards)?])
+            status(&self.queues[queue_at(shard, &self.options)?])
         };
         if let Some(vacating) = self.vacating.get(&shard) {
             // Until the disk knows that it is gone.
@@ -333,6 +347,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
         Some(status)
     }
+}
+
+/// Whether a node that has unlogged queues is told such things by others.
+fn is_for_host(parcel: &Parcel) -> bool {
+    matches!(parcel, Parcel::Propose { .. } | Parcel::Dealing { .. })
 }
 
 fn tick<M: Machine, T: Copy>(

@@ -9,7 +9,9 @@ use std::ops::RangeInclusive;
 
 use super::background::HEAD_PART;
 use super::store::Store;
-use super::{Course, Error, Lane, Options, queue_at, rows_at};
+use super::hosts::Hosts;
+use super::shared::Shared;
+use super::{Course, Error, Lane, Options, rows_at};
 use crate::batch::Batch;
 use crate::checkpoint::Header;
 use crate::consensus::{Consensus, Entry, EntryKind, Hard, Members, Start};
@@ -19,7 +21,7 @@ use crate::log::{self, CheckpointError, Item, Log, Recovery, Relocation, View};
 use crate::machine::{Context, LiveRef, Machine, Malformed};
 use crate::origin::{self, Origin};
 use crate::replica::{Head, Replica, State};
-use crate::rows::Rows;
+use crate::rows::{Rows, Version};
 
 /// All shards of a lane on their way back.
 struct Found<M> {
@@ -103,6 +105,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             born: None,
             emitted: queues.iter().map(|_| Vec::new()).collect(),
             queues,
+            scarce: false,
+            hosts: Hosts::default(),
+            shared: Shared::new(options.life),
             stalled: VecDeque::new(),
             sending: BTreeMap::new(),
             installing: None,
@@ -118,14 +123,20 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 impl<M: Machine> Found<M> {
     fn nothing(options: &Options, machine: impl Fn(ShardId) -> M) -> Self {
         let shards = options.shards;
-        let queues = std::iter::once(ShardId::LOCAL_QUEUES).chain((1..=shards).map(ShardId));
-        let rows = [ShardId::DEFINITIONS, ShardId::LOCAL_DEFINITIONS];
+        let queues = std::iter::once(ShardId::queues_of(options.node)).chain((1..=shards).map(ShardId));
+        let rows = [
+            (ShardId::DEFINITIONS, Rows::default()),
+            (
+                ShardId::LOCAL_DEFINITIONS,
+                Rows::beginning_at(Version::local(options.node, options.life)),
+            ),
+        ];
         Self {
             shards,
             queues: queues
                 .map(|shard| Shard::new(shard, machine(shard), options))
                 .collect(),
-            rows: rows.map(|shard| Shard::new(shard, Rows::default(), options)),
+            rows: rows.map(|(shard, machine)| Shard::new(shard, machine, options)),
         }
     }
 
@@ -133,7 +144,8 @@ impl<M: Machine> Found<M> {
         if let Some(at) = rows_at(shard) {
             return Ok(&mut self.rows[at]);
         }
-        let Some(at) = queue_at(shard, self.shards) else {
+        let logged = (1..=self.shards).contains(&shard.0);
+        let Some(at) = logged.then_some(shard.0 as usize) else {
             let cause = Malformed {
                 what: "log",
                 at: 0,
@@ -250,7 +262,7 @@ impl<M: Machine> Shard<M> {
         let failed = |cause| Error::Consensus { shard, cause };
         let origin = origin(options);
         if shard.is_unlogged() {
-            return Ok(Replica::new(self.state, Consensus::unlogged(), origin));
+            return Ok(Replica::new(self.state, Consensus::unlogged(Term(options.life.0)), origin));
         }
         let Some(replica) = self.replica else {
             let mut replica = Replica::new(self.state, Consensus::vacant(), origin);

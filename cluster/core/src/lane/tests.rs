@@ -122,7 +122,7 @@ fn a_logged_batch_is_answered_when_it_is_on_disk() {
 
 #[test]
 fn what_a_machine_hurries_with_comes_before_batches_that_came_later() {
-    for shard in [ShardId(1), ShardId::LOCAL_QUEUES] {
+    for shard in [ShardId(1), ShardId::queues_of(NodeId(5))] {
         let mut bench = Bench::new();
         for value in [1, 3] {
             let input = Ask::Put(value);
@@ -142,7 +142,7 @@ fn what_a_machine_hurries_with_comes_before_batches_that_came_later() {
 fn an_unlogged_batch_is_answered_at_once() {
     let mut bench = Bench::new();
     bench.answers = false;
-    bench.propose(ShardId::LOCAL_QUEUES, 7, &[10, 11]);
+    bench.propose(ShardId::queues_of(NodeId(5)), 7, &[10, 11]);
     bench.run();
     assert_eq!(bench.outputs.done, [(7, Outcome::Stored)]);
     assert!(bench.waiting.is_empty());
@@ -150,12 +150,12 @@ fn an_unlogged_batch_is_answered_at_once() {
     assert!(before > 0);
     for id in [1, 2] {
         bench.inputs.push_back(Input::Machine {
-            shard: ShardId::LOCAL_QUEUES,
+            shard: ShardId::queues_of(NodeId(5)),
             input: Ask::Drop(id),
         });
     }
     bench.run();
-    assert!(bench.values(ShardId::LOCAL_QUEUES).is_empty());
+    assert!(bench.values(ShardId::queues_of(NodeId(5))).is_empty());
     assert_eq!(bench.lane.figures().memory_bytes, 0);
 }
 
@@ -262,7 +262,10 @@ fn transactions_are_answered_with_their_versions() {
             });
         }
         bench.run();
-        let first = Version(1);
+        let first = match shard {
+            ShardId::DEFINITIONS => Version(1),
+            _ => Version(Version::local(NodeId(5), Life(1)).0 + 1),
+        };
         let conflict = Committed::Conflict {
             row: row.clone(),
             found: Some(first),

@@ -258,7 +258,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         };
         let to = sending.to;
-        let Some(at) = queue_at(shard, self.options.shards) else {
+        let Some(at) = queue_at(shard, &self.options) else {
             return;
         };
         let machine = self.queues[at].machine();
@@ -278,7 +278,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if let Some(at) = rows_at(shard) {
             return Some(self.rows[at].consensus_mut());
         }
-        let at = queue_at(shard, self.options.shards)?;
+        let at = queue_at(shard, &self.options)?;
         Some(Replica::consensus_mut(&mut self.queues[at]))
     }
 }

@@ -48,7 +48,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let here = match rows_at(shard) {
             Some(at) => self.rows[at].id(),
             None => {
-                queue_at(shard, self.options.shards).map_or(ReplicaId(0), |at| self.queues[at].id())
+                queue_at(shard, &self.options).map_or(ReplicaId(0), |at| self.queues[at].id())
             }
         };
         if here == replica && replica != ReplicaId(0) && !shard.is_unlogged() {
@@ -87,7 +87,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let log = &mut self.store.log;
         let held = if let Some(at) = rows_at(shard) {
             take_out(&mut self.rows[at], busy, log)
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             take_out(&mut self.queues[at], busy, log)
         } else {
             None
@@ -113,7 +113,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let log = &mut self.store.log;
         if let Some(at) = rows_at(shard) {
             begin(&mut self.rows[at], held.last, replica, log);
-        } else if let Some(at) = queue_at(shard, self.options.shards) {
+        } else if let Some(at) = queue_at(shard, &self.options) {
             begin(&mut self.queues[at], held.last, replica, log);
         }
     }

@@ -126,7 +126,7 @@ impl Guests {
 impl<M: Machine, T: Copy> Replica<M, T> {
     /// Takes an input of this node: of a session, for whoever leads; else for this node's leader.
     pub(crate) fn ask(&mut self, input: M::Input, turn: &mut Turn<'_, M::Effect>) {
-        if self.shard().is_unlogged() {
+        if self.consensus.is_unlogged() {
             self.input(input, turn);
         } else if M::Desk::is_of_session(&input) {
             if self.booth.waiting.len() < WAITING_MAX {
@@ -139,7 +139,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// Sends what waits to whoever leads; a leader that is new gets the claim first.
     pub(crate) fn send_inputs(&mut self, known: Version, turn: &mut Turn<'_, M::Effect>) {
-        if self.shard().is_unlogged() {
+        if self.consensus.is_unlogged() {
             return;
         }
         let Some(leader) = self.leader() else {
@@ -391,6 +391,34 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let here = leader.is_some_and(|(_, node)| node == self.origin.node());
         let able = !here || (self.leads.is_some() && self.acts());
         leader.is_some() && self.booth.claimed != leader && able
+    }
+
+    /// As [`Self::route`], where sessions here deal with the leader without a desk.
+    pub(crate) fn route_from_unlogged(
+        &mut self,
+        emitted: &mut Vec<M::Effect>,
+        effects: &mut Vec<M::Effect>,
+        now: Instant,
+        mail: &mut Mail,
+    ) {
+        let here = self.origin.node();
+        for effect in emitted.drain(..) {
+            match M::Desk::node_of(&effect) {
+                Some(node) if node != here && node != NodeId(0) => {
+                    self.send_effect(node, &effect, now, mail);
+                }
+                _ => effects.push(effect),
+            }
+        }
+    }
+
+    /// The node that has the shard is gone, with all that the shard had. Gives those whose batches
+    /// wait; what sessions are to hear of it goes to `effects`.
+    pub(crate) fn abandon(&mut self, effects: &mut Vec<M::Effect>) -> Vec<T> {
+        effects.extend(self.booth.desk.abandon());
+        let waiting = std::mem::take(&mut self.booth.waiting);
+        effects.extend(waiting.iter().filter_map(M::Desk::refuse));
+        self.origin.abandon()
     }
 
     fn send_effect(&mut self, to: NodeId, effect: &M::Effect, now: Instant, mail: &mut Mail) {

@@ -125,7 +125,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// Whether the leader here knows of all queues that this node knows of.
     pub(crate) fn acts(&self) -> bool {
         !M::RECONCILES
-            || self.shard().is_unlogged()
+            || self.consensus.is_unlogged()
             || (self.leads.is_some() && self.reconciled == self.leads)
     }
 
@@ -215,7 +215,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 settled.extend(refused.map(|ticket| (ticket, Outcome::Refused)));
             }
             // The lane's own business.
-            Parcel::Transfer(_) | Parcel::Dealing { .. } => {}
+            Parcel::Transfer(_)
+            | Parcel::Dealing { .. }
+            | Parcel::Rows(_)
+            | Parcel::RowsGot { .. }
+            | Parcel::Known { .. }
+            | Parcel::Post { .. } => {}
             Parcel::Leader { node, term } => self.told = self.told.max(Some((term, node))),
         }
     }

@@ -15,7 +15,7 @@ const AGAIN_MILLIS: u64 = 1_000;
 
 /// The sending end.
 #[derive(Debug, Default)]
-pub(super) struct Sender {
+pub(crate) struct Sender {
     /// The last number that was given.
     last: Seq,
     unacked: VecDeque<Vec<Bytes>>,
@@ -24,9 +24,9 @@ pub(super) struct Sender {
 
 /// The receiving end.
 #[derive(Debug, Default)]
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     /// The last one that came, in order.
-    pub(super) got: Seq,
+    pub(crate) got: Seq,
     /// The last one that the other end was told has come.
     told: Seq,
     /// One came that does not follow it.
@@ -35,7 +35,7 @@ pub(super) struct Receiver {
 
 impl Sender {
     /// Takes the next thing and gives its number.
-    pub(super) fn push(&mut self, bytes: Vec<Bytes>, now: Instant) -> Seq {
+    pub(crate) fn push(&mut self, bytes: Vec<Bytes>, now: Instant) -> Seq {
         if self.unacked.is_empty() {
             self.sent_at = now;
         }
@@ -45,7 +45,7 @@ impl Sender {
     }
 
     /// The other end has all up to this one.
-    pub(super) fn acked(&mut self, upto: Seq, now: Instant) {
+    pub(crate) fn acked(&mut self, upto: Seq, now: Instant) {
         let first = self.first().0;
         let count = (upto.0 + 1).saturating_sub(first);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -56,7 +56,7 @@ impl Sender {
     }
 
     /// All that the other end may not have.
-    pub(super) fn again(&mut self, now: Instant) -> Vec<(Seq, Vec<Bytes>)> {
+    pub(crate) fn again(&mut self, now: Instant) -> Vec<(Seq, Vec<Bytes>)> {
         self.sent_at = now;
         let first = self.first().0;
         (first..)
@@ -66,19 +66,24 @@ impl Sender {
     }
 
     /// The first number that the other end may not have.
-    pub(super) fn first(&self) -> Seq {
+    pub(crate) fn first(&self) -> Seq {
         Seq(self.last.0 + 1 - self.unacked.len() as u64)
     }
 
+    /// How many things the other end may not have.
+    pub(crate) fn unacked(&self) -> usize {
+        self.unacked.len()
+    }
+
     /// Whether something waits too long for its answer.
-    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
         !self.unacked.is_empty() && self.sent_at.plus_millis(AGAIN_MILLIS) <= now
     }
 }
 
 impl Receiver {
     /// Whether the thing with this number is the next one; else it is dropped.
-    pub(super) fn take(&mut self, seq: Seq) -> bool {
+    pub(crate) fn take(&mut self, seq: Seq) -> bool {
         let next = seq.0 == self.got.0 + 1;
         if next {
             self.got = seq;
@@ -92,7 +97,7 @@ impl Receiver {
 
     /// What the other end is to be told: what has come, and whether all behind it is to be sent
     /// again.
-    pub(super) fn news(&mut self) -> Option<(Seq, bool)> {
+    pub(crate) fn news(&mut self) -> Option<(Seq, bool)> {
         if self.told == self.got && !self.gap {
             return None;
         }
@@ -101,7 +106,7 @@ impl Receiver {
     }
 
     /// It was told by something that went its way in any case.
-    pub(super) fn told(&mut self) -> Seq {
+    pub(crate) fn told(&mut self) -> Seq {
         if !self.gap {
             self.told = self.got;
         }

@@ -5,7 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Precondition, Row, RowKey, Transaction, Version, Write};
+use super::{Change, Precondition, Row, RowKey, Transaction, Version, Write};
 use crate::machine::Malformed;
 
 /// The version that this build writes.
@@ -206,4 +206,40 @@ pub(super) fn row(reader: &mut Reader) -> Result<(RowKey, Row), Malformed> {
     let version = Version(reader.u64()?);
     let value = reader.bytes()?;
     Ok((key, Row { value, version }))
+}
+
+/// Appends a row as it is after a change.
+pub(super) fn put_change(out: &mut impl BufMut, change: &Change) {
+    put_row_key(out, &change.row);
+    out.put_u64_le(change.version.0);
+    match &change.value {
+        None => out.put_u8(0),
+        Some(value) => {
+            out.put_u8(1);
+            put_bytes(out, value);
+        }
+    }
+}
+
+/// Reads all that [`put_change`] wrote; what it gives are copies.
+pub(super) fn changes(what: &'static str, bytes: Bytes) -> Result<Vec<Change>, Malformed> {
+    let mut reader = Reader::new(what, bytes);
+    let mut changes = Vec::new();
+    while !reader.rest.is_empty() {
+        let RowKey { kind, key } = reader.row_key()?;
+        let version = Version(reader.u64()?);
+        let value = match reader.u8()? {
+            0 => None,
+            1 => Some(Bytes::copy_from_slice(&reader.bytes()?)),
+            _ => return Err(reader.malformed("neither there nor gone")),
+        };
+        let key = Bytes::copy_from_slice(&key);
+        let row = RowKey { kind, key };
+        changes.push(Change {
+            row,
+            value,
+            version,
+        });
+    }
+    Ok(changes)
 }

@@ -41,6 +41,20 @@ struct Snapshot {
 }
 
 impl Rows {
+    /// No rows; the first write has the version after `version`.
+    #[must_use]
+    pub fn beginning_at(version: Version) -> Self {
+        Self {
+            last: version,
+            ..Self::default()
+        }
+    }
+
+    /// The rows of this moment; cheap.
+    pub(super) fn snapshot(&self) -> OrdMap<RowKey, Row> {
+        self.rows.clone()
+    }
+
     /// The version of the last write.
     #[must_use]
     pub fn version(&self) -> Version {

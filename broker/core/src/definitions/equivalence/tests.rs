@@ -30,6 +30,7 @@ fn row(flags: &str, kind: QueueKind, arguments: FieldTable) -> QueueRow {
         owner: flags.contains('x').then(|| Box::new(owner)),
         shard: ShardId(1),
         created: None,
+        home: None,
         arguments,
     }
 }
@@ -140,6 +141,7 @@ fn exchanges_declared_again() {
         durable: true,
         auto_delete: false,
         internal: false,
+        home: None,
         arguments: none().with("alternate-exchange", "ae").with("x-other", 1),
     };
     let same = DeclareExchange {

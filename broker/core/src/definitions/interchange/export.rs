@@ -13,7 +13,6 @@ use warren_protocol::table::FieldTable;
 
 use super::{ObjectKind, destination_type, values};
 use crate::auth::password;
-use crate::definitions::Store;
 use crate::dispatch::operation::DestinationKind;
 use crate::topology::{Binding, Exchange, Topology, Vhost};
 
@@ -346,7 +345,7 @@ impl File<'_> {
     fn queues(&mut self, vhost: &Vhost) {
         let queues = vhost
             .queues()
-            .filter(|queue| queue.store == Store::Replicated);
+            .filter(|queue| queue.is_kept());
         let mut queues: Vec<_> = queues.collect();
         queues.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         for queue in queues {
@@ -366,7 +365,7 @@ impl File<'_> {
 
     fn bindings(&mut self, vhost: &Vhost) {
         let written = |binding: &&Arc<Binding>| {
-            binding.store == Store::Replicated
+            vhost.keeps(binding)
                 && ends_exist(vhost, binding)
                 && (self.internal || !touches_internal(vhost, binding))
         };
@@ -394,7 +393,7 @@ impl File<'_> {
 
 /// Whether an exchange is what a user declared and means to keep.
 fn is_exported(exchange: &Exchange) -> bool {
-    exchange.store == Store::Replicated
+    exchange.is_kept()
         && !exchange.is_predeclared()
         && !exchange.name.starts_with(b"amq.")
 }

@@ -32,7 +32,7 @@ pub(super) struct Chunks {
 
 /// Those of one store, in order.
 #[derive(Default)]
-struct Gathered {
+pub(crate) struct Gathered {
     done: Vec<Transaction>,
     open: Transaction,
     bytes: usize,
@@ -61,7 +61,7 @@ impl Chunks {
 }
 
 impl Gathered {
-    fn add(&mut self, piece: Transaction) {
+    pub(crate) fn add(&mut self, piece: Transaction) {
         let bytes = piece.encoded_len();
         if self.bytes + bytes > TRANSACTION_BYTES_MAX {
             self.close();
@@ -92,7 +92,7 @@ impl Gathered {
         self.present.clear();
     }
 
-    fn finish(mut self) -> Vec<Transaction> {
+    pub(crate) fn finish(mut self) -> Vec<Transaction> {
         self.close();
         self.done
     }

@@ -124,6 +124,7 @@ impl Room<'_> {
             durable: wanted.durable,
             auto_delete: wanted.auto_delete,
             internal: wanted.internal,
+            home: None,
             arguments: declare.arguments,
         };
         unit.entry(kind, name, Action::Create, "");
@@ -163,13 +164,14 @@ impl Room<'_> {
             durable: declare.durable,
             auto_delete: declare.auto_delete,
             owner: None,
-            shard: changes::queue_shard(Store::Replicated, draw, shards),
+            home: None,
+            shard: changes::queue_shard(draw, shards),
             created: None,
             // The type is in the row; the argument is there only if the file has it.
             arguments: wanted.arguments.clone(),
         };
         unit.entry(kind, name, Action::Create, "");
-        let piece = changes::create_queue(self.name, name.as_bytes(), &row);
+        let piece = changes::create_queue(self.name, name.as_bytes(), Store::Replicated, &row);
         unit.puts.add(Store::Replicated, piece);
     }
 
@@ -260,7 +262,7 @@ impl Room<'_> {
             (Some(exchange), _) => Ok((Some(exchange.kind), End::predeclared())),
             (None, Some(wanted)) => {
                 let kind = ExchangeKind::from_name(wanted.kind.as_bytes());
-                let store = Store::of_exchange(wanted.durable);
+                let store = store_of_file(wanted.durable);
                 Ok((kind, End::exchange(vhost, bytes, store)))
             }
             (None, None) => {
@@ -283,11 +285,20 @@ impl Room<'_> {
         }
         match self.wanted.queues.get(name) {
             Some(queue) => {
-                let store = Store::of_queue(queue.durable, false);
+                let store = store_of_file(queue.durable);
                 Ok(End::queue(vhost, bytes, store))
             }
             None => Err(Exception::no_such("queue", bytes, vhost)),
         }
+    }
+}
+
+/// What is not durable is not taken from files: as if it were somebody else's.
+fn store_of_file(durable: bool) -> Store {
+    if durable {
+        Store::Replicated
+    } else {
+        Store::Local
     }
 }
 

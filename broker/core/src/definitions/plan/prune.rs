@@ -21,10 +21,12 @@ impl Planner<'_> {
         let Some(vhost) = self.topology.vhost(name) else {
             return;
         };
-        for binding in in_order(vhost, |_| true) {
+        // What other nodes have of their own goes there, when they hear that the vhost is gone.
+        let topology = self.topology;
+        for binding in in_order(vhost, |it| !topology.is_elsewhere(it.store, it.version)) {
             delete_binding(&binding, unit);
         }
-        for queue in queues(vhost, |_| true) {
+        for queue in queues(vhost, |it| !topology.is_elsewhere(it.store, it.version)) {
             delete_queue(&queue, unit);
         }
         for exchange in exchanges(vhost, |exchange| !exchange.is_predeclared()) {
@@ -46,7 +48,7 @@ impl Room<'_> {
         let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let going_exchanges = exchanges(vhost, |exchange| {
             of_exchanges
-                && exchange.store == Store::Replicated
+                && exchange.is_kept()
                 && !exchange.name.starts_with(b"amq.")
                 && !exchange.is_predeclared()
                 && !exchange.row.internal
@@ -54,12 +56,12 @@ impl Room<'_> {
         });
         let going_queues = queues(vhost, |queue| {
             of_queues
-                && queue.store == Store::Replicated
+                && queue.is_kept()
                 && !self.wanted.queues.contains_key(&text(&queue.name))
         });
         let going = in_order(vhost, |binding| {
             of_bindings
-                && binding.store == Store::Replicated
+                && vhost.keeps(binding)
                 && !touches_internal(vhost, binding)
                 && !self
                     .wanted
@@ -140,8 +142,8 @@ fn delete_binding(binding: &Binding, unit: &mut UnitPlan) {
 fn delete_queue(queue: &Queue, unit: &mut UnitPlan) {
     let cause = match (&queue.row.owner, queue.store) {
         (Some(_), _) => "exclusive; its messages go with it",
-        (None, Store::Local) => "transient; its messages go with it",
-        (None, Store::Replicated) => "its messages go with it",
+        (None, _) if !queue.row.durable => "transient; its messages go with it",
+        (None, _) => "its messages go with it",
     };
     unit.entry(
         ObjectKind::Queue,

@@ -35,6 +35,7 @@ impl Step<'_, '_> {
             durable: declare.durable,
             auto_delete: declare.auto_delete,
             internal: declare.internal,
+            home: (!declare.durable).then_some(self.scene.home),
             arguments: declare.arguments.clone(),
         };
         if let Some(alternate) = row.alternate() {
@@ -53,10 +54,12 @@ impl Step<'_, '_> {
     }
 
     fn create_exchange(&mut self, name: &[u8], row: &ExchangeRow) -> Result<Next, Exception> {
-        let store = Store::of_exchange(row.durable);
-        let transaction = changes::create_exchange(self.vhost()?.name(), name, row);
-        self.work
-            .transact(store.shard(), transaction, Some(self.token));
+        let mut transaction = changes::create_exchange(self.vhost()?.name(), name, row);
+        if row.home.is_some() {
+            transaction.preconditions.extend(self.alive()?);
+        }
+        let shard = Store::Replicated.shard();
+        self.work.transact(shard, transaction, Some(self.token));
         Ok(Next::Wait(Stage::Writing(Answer::Done)))
     }
 

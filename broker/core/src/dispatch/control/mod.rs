@@ -8,19 +8,21 @@
 
 mod bindings;
 mod exchanges;
+pub mod lives;
 mod queues;
 mod removal;
 
 #[cfg(test)]
 mod tests;
 
-use warren_cluster_core::ids::NodeId;
-use warren_cluster_core::rows::Committed;
+use warren_cluster_core::rows::{Committed, Precondition};
 use warren_protocol::ReplyCode;
 
 use super::operation::{Actor, Answer, Operation, Response};
 use super::work::Work;
 use crate::auth::access::{self, Access, Resource};
+pub use crate::definitions::Home;
+use crate::definitions::LifeRow;
 use crate::exception::Exception;
 use crate::ids::{QueueId, SessionId, Token};
 use crate::shard::effect::Reply;
@@ -28,13 +30,6 @@ use crate::topology::{Topology, Vhost};
 
 /// Races that an operation may lose before it gives up.
 const TRIES_MAX: u32 = 16;
-
-/// Which node, and which start of it: what exclusive queues are marked with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Home {
-    pub node: NodeId,
-    pub incarnation: u64,
-}
 
 /// What a step is shown.
 #[derive(Clone, Copy)]
@@ -277,6 +272,17 @@ impl Step<'_, '_> {
             return Ok(());
         }
         refused
+    }
+
+    /// What must hold for something that lives with this node: its life is not over. `None` while
+    /// no life of it was ever begun.
+    fn alive(&self) -> Result<Option<Precondition>, Exception> {
+        let Home { node, .. } = self.scene.home;
+        if self.scene.topology.is_over(self.scene.home) {
+            return Err(unavailable());
+        }
+        let life = self.scene.topology.life(node);
+        Ok(life.map(|(version, _)| Precondition::Unchanged(LifeRow::key(node), version)))
     }
 
     fn asker(&self) -> SessionId {

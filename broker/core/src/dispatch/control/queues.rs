@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use warren_cluster_core::ids::ShardId;
+
 use super::removal::Removal;
 use super::{Next, Stage, Step};
 use crate::auth::access::{Access, Resource};
@@ -25,7 +27,8 @@ impl Step<'_, '_> {
         }
         let mut wanted = declare.clone();
         let prefix = arguments::take_name_prefix(&self.actor.vhost, &mut wanted.arguments)?;
-        wanted.name = if name.is_empty() {
+        let is_nameless = name.is_empty();
+        wanted.name = if is_nameless {
             arguments::check_server_named(self.vhost()?.row(), &wanted)?;
             self.server_name(prefix.as_deref())
         } else {
@@ -44,7 +47,12 @@ impl Step<'_, '_> {
         }
         let kind = arguments::check_queue(&self.actor.vhost, vhost.row(), &wanted)?;
         let row = self.queue_row(kind, &wanted);
-        self.create_queue(wanted.name, &row)
+        // A name that the server draws is nobody else's, and on a node that is alone all that is
+        // there is known here.
+        let home = self.scene.home.node;
+        let unrivalled = is_nameless || self.scene.topology.is_alone(home);
+        let store = Store::of_queue(wanted.exclusive, unrivalled);
+        self.create_queue(wanted.name, store, &row)
     }
 
     fn declare_queue_passive(&mut self, name: &[u8]) -> Result<Next, Exception> {
@@ -67,22 +75,35 @@ impl Step<'_, '_> {
                     incarnation: home.incarnation,
                 })
             });
-        let store = Store::of_queue(wanted.durable, wanted.exclusive);
-        let shard = changes::queue_shard(store, self.scene.random, self.scene.shards);
+        let is_kept = wanted.durable && !wanted.exclusive;
+        let shard = if is_kept {
+            changes::queue_shard(self.scene.random, self.scene.shards)
+        } else {
+            ShardId::queues_of(home.node)
+        };
+        let transient = !is_kept && owner.is_none();
         QueueRow {
             kind,
             durable: wanted.durable,
             auto_delete: wanted.auto_delete,
             owner,
+            home: transient.then(|| Box::new(home)),
             shard,
             created: None,
             arguments: wanted.arguments.clone(),
         }
     }
 
-    fn create_queue(&mut self, name: Vec<u8>, row: &QueueRow) -> Result<Next, Exception> {
-        let store = Store::of_queue(row.durable, row.is_exclusive());
-        let transaction = changes::create_queue(self.vhost()?.name(), &name, row);
+    fn create_queue(
+        &mut self,
+        name: Vec<u8>,
+        store: Store,
+        row: &QueueRow,
+    ) -> Result<Next, Exception> {
+        let mut transaction = changes::create_queue(self.vhost()?.name(), &name, store, row);
+        if store == Store::Replicated && row.lives_with().is_some() {
+            transaction.preconditions.extend(self.alive()?);
+        }
         self.work
             .transact(store.shard(), transaction, Some(self.token));
         Ok(Next::Wait(Stage::Writing(Answer::QueueDeclared {

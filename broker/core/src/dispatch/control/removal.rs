@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use warren_cluster_core::rows::{Precondition, RowKey, Transaction, Write};
+use warren_cluster_core::rows::{Precondition, RowKey, Transaction, Version, Write};
 
 use super::super::operation::DestinationKind;
 use super::super::work::Work;
@@ -42,11 +42,14 @@ impl<'a> Removal<'a> {
         }
     }
 
-    fn delete(&mut self, store: Store, row: RowKey) -> bool {
+    /// The row goes. What another node has of its own goes there, when it hears of what goes here.
+    fn delete(&mut self, store: Store, row: RowKey, version: Version) -> bool {
         if !self.gone.insert(row.clone()) {
             return false;
         }
-        self.store(store).writes.push(Write::Delete { row });
+        if !self.topology.is_elsewhere(store, version) {
+            self.store(store).writes.push(Write::Delete { row });
+        }
         true
     }
 
@@ -54,12 +57,14 @@ impl<'a> Removal<'a> {
     pub(super) fn queue(&mut self, queue: &Queue) {
         let row = queue.row_key();
         let unchanged = Precondition::Unchanged(row.clone(), queue.version);
-        if !self.delete(queue.store, row) {
+        if !self.delete(queue.store, row, queue.version) {
             return;
         }
-        let transaction = self.store(queue.store);
-        transaction.preconditions.push(unchanged);
-        transaction.writes.push(queue.tombstone().put());
+        if !self.topology.is_elsewhere(queue.store, queue.version) {
+            let transaction = self.store(queue.store);
+            transaction.preconditions.push(unchanged);
+            transaction.writes.push(queue.tombstone().put());
+        }
         let topology = self.topology;
         if let Some(vhost) = topology.vhost(&queue.vhost) {
             self.bindings_to(vhost, DestinationKind::Queue, &queue.name);
@@ -85,18 +90,18 @@ impl<'a> Removal<'a> {
             name: &exchange.name,
         }
         .encode();
-        if exchange.is_predeclared() || !self.delete(exchange.store, row) {
+        if exchange.is_predeclared() || !self.delete(exchange.store, row, exchange.version) {
             return;
         }
         for binding in vhost.bindings_of_source(&exchange.name) {
-            self.delete(binding.store, binding.row_key());
+            self.delete(binding.store, binding.row_key(), binding.version);
         }
         self.bindings_to(vhost, DestinationKind::Exchange, &exchange.name);
     }
 
     /// One binding goes, and its source with it if that was the last of an auto-delete exchange.
     pub(super) fn binding(&mut self, vhost: &'a Vhost, binding: &Binding) {
-        if self.delete(binding.store, binding.row_key()) {
+        if self.delete(binding.store, binding.row_key(), binding.version) {
             self.source_lost_one(vhost, &binding.source);
         }
     }
@@ -104,7 +109,8 @@ impl<'a> Removal<'a> {
     /// Bindings one of whose ends is gone.
     pub(super) fn dangling(&mut self) {
         for (store, row, version) in self.topology.dangling() {
-            if self.delete(store, row.clone()) {
+            let elsewhere = self.topology.is_elsewhere(store, version);
+            if !elsewhere && self.delete(store, row.clone(), version) {
                 let unchanged = Precondition::Unchanged(row.clone(), version);
                 self.store(store).preconditions.push(unchanged);
             }
@@ -115,7 +121,7 @@ impl<'a> Removal<'a> {
         let bindings: Vec<Arc<Binding>> =
             vhost.bindings_of_destination(kind, name).cloned().collect();
         for binding in &bindings {
-            self.delete(binding.store, binding.row_key());
+            self.delete(binding.store, binding.row_key(), binding.version);
         }
         for binding in &bindings {
             self.source_lost_one(vhost, &binding.source);
@@ -135,6 +141,11 @@ impl<'a> Removal<'a> {
         if !some_left {
             self.exchange_too(vhost, exchange);
         }
+    }
+
+    /// What was gathered for the definitions since this was asked last.
+    pub(super) fn take_replicated(&mut self) -> Transaction {
+        std::mem::take(&mut self.replicated)
     }
 
     /// Sends what was gathered; `wanted` names the store whose outcome is waited for, and the

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use warren_cluster_core::ids::ShardId;
+use warren_cluster_core::ids::{NodeId, ShardId};
 use warren_cluster_core::rows::{Rows, Transaction, Write};
 use warren_protocol::{FieldTable, FieldValue, ReplyCode, ShortString};
 

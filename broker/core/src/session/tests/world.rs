@@ -174,7 +174,7 @@ impl World {
             refuse: false,
             asked: Vec::new(),
         };
-        for id in [ShardId(1), ShardId(2), ShardId::LOCAL_QUEUES] {
+        for id in [ShardId(1), ShardId(2), ShardId::queues_of(HOME.node)] {
             let shard = Shard::new(ShardOptions {
                 logged: !id.is_unlogged(),
             });
@@ -259,6 +259,7 @@ impl World {
             owner: owner.map(Box::new),
             shard: ShardId(shard),
             created: None,
+            home: None,
             arguments: FieldTable::new(),
         };
         let key = QueueKey {
@@ -274,6 +275,7 @@ impl World {
             durable: true,
             auto_delete: false,
             internal,
+            home: None,
             arguments: FieldTable::new(),
         };
         let key = ExchangeKey {

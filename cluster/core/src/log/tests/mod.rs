@@ -8,7 +8,7 @@ use bytes::Bytes;
 use self::model::{Command, Model};
 use super::disk::{FileName, Op, RecoveryDisk, Token};
 use super::{Error, HardState, Item, Log, Options, Recovery};
-use crate::ids::{Index, Instant, SegmentId, ShardId, Term};
+use crate::ids::{Index, Instant, NodeId, SegmentId, ShardId, Term};
 use crate::log::sim::SimDisk;
 use crate::machine::Bodies;
 
@@ -419,7 +419,7 @@ fn hard_states_come_back_unless_a_checkpoint_has_them() {
 
 #[test]
 fn memory_of_unlogged_shards_goes_with_its_last_reference() {
-    let shard = ShardId::LOCAL_QUEUES;
+    let shard = ShardId::queues_of(NodeId(5));
     let mut log = Log::blank(small());
     let entry = Bytes::from(vec![7; 10_000]);
     let place = log.append_memory(entry.clone());

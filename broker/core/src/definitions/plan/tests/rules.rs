@@ -425,8 +425,9 @@ fn transient_objects_stay_out_of_files() {
         durable: false,
         auto_delete: false,
         owner: None,
-        shard: warren_cluster_core::ids::ShardId::LOCAL_QUEUES,
+        shard: warren_cluster_core::ids::ShardId::queues_of(warren_cluster_core::ids::NodeId(1)),
         created: None,
+        home: None,
         arguments: FieldTable::new(),
     };
     let exchange = ExchangeRow {
@@ -434,6 +435,7 @@ fn transient_objects_stay_out_of_files() {
         durable: false,
         auto_delete: false,
         internal: false,
+        home: None,
         arguments: FieldTable::new(),
     };
     let put = |row, value: Bytes| Write::Put { row, value };

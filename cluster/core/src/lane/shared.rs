@@ -1,0 +1,304 @@
+//! What nodes tell each other of rows: their unlogged ones, and how far they have the definitions;
+//! and answers that wait until the others have what they are about (rule 10).
+//!
+//! Always holds:
+//! - an answer waits for a bounded time, and a node that let one wait for so long is not waited for
+//!   again before it has caught up;
+//! - of a node's life that was fenced nothing is taken.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Lane;
+use crate::ids::{Instant, Life, NodeId, Now, ShardId};
+use crate::inbox::Outputs;
+use crate::link::Parcel;
+use crate::machine::Machine;
+use crate::rows::feed::Feed;
+use crate::rows::mirror::Mirror;
+use crate::rows::{Change, Committed, Version};
+
+/// How long an answer waits for other nodes to have what it is about.
+const STALENESS_MILLIS_MAX: u64 = 1_000;
+
+/// The definitions and the unlogged rows, in the order of `Lane::rows`.
+type Versions = [Version; 2];
+
+pub(super) struct Shared<T> {
+    /// In which this node has its unlogged rows.
+    life: Life,
+    streams: u64,
+    peers: BTreeMap<NodeId, Peer>,
+    mirrors: BTreeMap<NodeId, Mirror>,
+    /// The newest life of each node that was fenced.
+    fences: BTreeMap<NodeId, Life>,
+    held: VecDeque<Held<T>>,
+    /// The definitions that others were told this node has.
+    told: Version,
+}
+
+/// A node that there is a way to.
+struct Peer {
+    feed: Feed,
+    /// The definitions that it acts on.
+    known: Version,
+    /// Not waited for before it has these.
+    late: Option<Versions>,
+}
+
+struct Held<T> {
+    at: usize,
+    version: Version,
+    ticket: T,
+    committed: Committed,
+    until: Instant,
+}
+
+impl Peer {
+    fn has(&self, at: usize) -> Version {
+        if at == 0 { self.known } else { self.feed.got() }
+    }
+
+    fn catch_up(&mut self) {
+        let has = [self.has(0), self.has(1)];
+        let caught_up = |late: &mut Versions| late[0] <= has[0] && late[1] <= has[1];
+        self.late.take_if(caught_up);
+    }
+}
+
+impl<T> Shared<T> {
+    pub(super) fn new(life: Life) -> Self {
+        Self {
+            life,
+            streams: 0,
+            peers: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            held: VecDeque::new(),
+            told: Version(0),
+        }
+    }
+
+    /// Whether an answer waits.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.held.front().map(|held| held.until)
+    }
+
+    /// Whether every node that counts has this version of the rows.
+    fn is_everywhere(&self, at: usize, version: Version) -> bool {
+        let mut counted = self.peers.values().filter(|peer| peer.late.is_none());
+        counted.all(|peer| peer.has(at) >= version)
+    }
+
+    fn release(&mut self, now: Instant, versions: Versions, out: &mut Vec<(T, Option<Committed>)>) {
+        while let Some(held) = self.held.front() {
+            let (at, version) = (held.at, held.version);
+            if !self.is_everywhere(at, version) {
+                if held.until > now {
+                    return;
+                }
+                for peer in self.peers.values_mut() {
+                    if peer.has(at) < version {
+                        peer.late.get_or_insert(versions);
+                    }
+                }
+            }
+            if let Some(held) = self.held.pop_front() {
+                out.push((held.ticket, Some(held.committed)));
+            }
+        }
+    }
+}
+
+impl<M: Machine, T: Copy> Lane<M, T> {
+    fn versions(&self) -> Versions {
+        [0, 1].map(|at| self.rows[at].machine().version())
+    }
+
+    /// This node's unlogged rows have changed.
+    pub(super) fn share(&mut self, changes: &[Change]) {
+        let rows = self.rows[1].machine();
+        for peer in self.shared.peers.values_mut() {
+            peer.feed.changed(changes, rows);
+        }
+    }
+
+    /// What came of transactions at `rows[at]`: told once other nodes have it, too.
+    pub(super) fn answer(
+        &mut self,
+        at: usize,
+        answered: Vec<(T, Option<Committed>)>,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) {
+        let version = self.rows[at].machine().version();
+        let waits = !self.shared.is_everywhere(at, version);
+        for (ticket, committed) in answered {
+            match committed {
+                Some(committed @ Committed::Yes { .. })
+                    if (waits || self.shared.is_busy()) && self.course == super::Course::Running =>
+                {
+                    self.shared.held.push_back(Held {
+                        at,
+                        version,
+                        ticket,
+                        committed,
+                        until: now.mono.plus_millis(STALENESS_MILLIS_MAX),
+                    });
+                }
+                committed => outputs.committed.push((ticket, committed)),
+            }
+        }
+    }
+
+    /// The end of a step: tells others of rows, and whoever waited for them.
+    pub(super) fn tell_peers(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
+        let versions = self.versions();
+        let (shared, mail) = (&mut self.shared, &mut self.store.mail);
+        // Whoever takes the outputs acts on them before anything leaves.
+        let version = versions[0];
+        let moved = version > shared.told;
+        shared.told = version;
+        for (node, peer) in &mut shared.peers {
+            let mut send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
+            if moved {
+                send(&Parcel::Known { version });
+            }
+            peer.feed.pump(shared.life, now.mono, &mut send);
+        }
+        for (node, mirror) in &mut shared.mirrors {
+            if let Some(news) = mirror.news() {
+                mail.send(*node, ShardId::LOCAL_DEFINITIONS, &news);
+            }
+        }
+        shared.release(now.mono, versions, &mut outputs.committed);
+    }
+
+    /// Sends again what had no answer.
+    pub(super) fn tick_rows(&mut self, now: Now) {
+        let (shared, mail) = (&mut self.shared, &mut self.store.mail);
+        for (node, peer) in &mut shared.peers {
+            let send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
+            peer.feed.resend(shared.life, now.mono, send);
+        }
+    }
+
+    /// Takes what another node says of rows.
+    pub(super) fn hear_of_rows(
+        &mut self,
+        from: NodeId,
+        parcel: Parcel,
+        now: Now,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) {
+        let (shared, mail) = (&mut self.shared, &mut self.store.mail);
+        match parcel {
+            Parcel::Rows(piece) => {
+                if shared.fences.get(&from).is_some_and(|it| *it >= piece.life) {
+                    return;
+                }
+                let mirror = shared.mirrors.entry(from);
+                let mirror = mirror.or_insert_with(|| Mirror::new(from));
+                let mut changes = Vec::new();
+                if let Err(malformed) = mirror.take(&piece, &mut changes) {
+                    outputs.foreign.push((from, malformed));
+                }
+                tell(changes, outputs);
+            }
+            Parcel::RowsGot {
+                stream,
+                got,
+                version,
+                again,
+            } => {
+                if let Some(peer) = shared.peers.get_mut(&from) {
+                    let send = |parcel: &Parcel| {
+                        mail.send(from, ShardId::LOCAL_DEFINITIONS, parcel);
+                    };
+                    let of = (shared.life, stream);
+                    peer.feed.acked(of, (got, version, again), now.mono, send);
+                    peer.catch_up();
+                }
+            }
+            Parcel::Known { version } => {
+                if let Some(peer) = shared.peers.get_mut(&from) {
+                    peer.known = peer.known.max(version);
+                    peer.catch_up();
+                }
+            }
+            Parcel::Post { bytes } => outputs.posts.push((from, bytes)),
+            // Nothing else is said of rows that are not logged.
+            Parcel::Raft(_)
+            | Parcel::Propose { .. }
+            | Parcel::Opened { .. }
+            | Parcel::Outcome { .. }
+            | Parcel::Again { .. }
+            | Parcel::Closed { .. }
+            | Parcel::Leader { .. }
+            | Parcel::Transfer(_)
+            | Parcel::Dealing { .. } => {}
+        }
+    }
+
+    pub(super) fn rows_connected(&mut self, node: NodeId) {
+        let versions = self.versions();
+        self.shared.streams += 1;
+        let feed = Feed::new(self.shared.streams, self.rows[1].machine());
+        let peer = Peer {
+            feed,
+            known: Version(0),
+            late: Some(versions),
+        };
+        self.shared.peers.insert(node, peer);
+        let version = self.shared.told;
+        let known = Parcel::Known { version };
+        self.store
+            .mail
+            .send(node, ShardId::LOCAL_DEFINITIONS, &known);
+    }
+
+    pub(super) fn rows_disconnected(&mut self, node: NodeId) {
+        self.shared.peers.remove(&node);
+    }
+
+    /// A node's rows of its lives up to this one are gone (rule 11).
+    pub(super) fn fence(
+        &mut self,
+        node: NodeId,
+        life: Life,
+        outputs: &mut Outputs<M::Effect, T>,
+    ) {
+        let shared = &mut self.shared;
+        let fence = shared.fences.entry(node).or_default();
+        *fence = life.max(*fence);
+        if let Some(mirror) = shared.mirrors.get_mut(&node) {
+            let mut changes = Vec::new();
+            mirror.forget(life, &mut changes);
+            tell(changes, outputs);
+        }
+    }
+
+    /// This node has its unlogged rows in a new life from here on.
+    pub(super) fn renew(&mut self, life: Life) {
+        let nodes: Vec<_> = self.shared.peers.keys().copied().collect();
+        self.shared.life = life.max(self.shared.life);
+        nodes.into_iter().for_each(|node| self.rows_connected(node));
+    }
+
+    /// For those who use another node's lane.
+    pub(super) fn post(&mut self, to: NodeId, bytes: bytes::Bytes) {
+        if self.nodes.contains(&to) {
+            let post = Parcel::Post { bytes };
+            self.store.mail.send(to, ShardId::LOCAL_DEFINITIONS, &post);
+        }
+    }
+}
+
+fn tell<E, T>(changes: Vec<Change>, outputs: &mut Outputs<E, T>) {
+    if !changes.is_empty() {
+        outputs.changes.push((ShardId::LOCAL_DEFINITIONS, changes));
+    }
+}
