@@ -442,7 +442,7 @@ impl ReplyDirectory for Broker {
             return self.sessions.replies_to(address);
         }
         // Whether the one who waits there still does is known there alone.
-        self.lane().reachable().contains(&node)
+        self.lane().has_way_to(node)
     }
 }
 
@@ -512,6 +512,7 @@ impl Broker {
         changes: &[(ShardId, Vec<Change>)],
         follow_ups: &mut VecDeque<LaneInput>,
     ) {
+        let mut ruled_out = false;
         let mut next = Topology::clone(&self.topology.load());
         next.set_home(self.home().node);
         for (shard, changes) in changes {
@@ -519,7 +520,7 @@ impl Broker {
                 continue;
             };
             if store == Store::Replicated {
-                self.end_lives(&next, changes, follow_ups);
+                ruled_out |= self.end_lives(&next, changes, follow_ups);
             }
             let applied = next
                 .apply(store, changes)
@@ -546,16 +547,22 @@ impl Broker {
             },
         }));
         self.topology.store(Arc::new(next));
+        // Whoever does it looks at the topology.
+        if ruled_out {
+            self.chores.push(Chore::Renew);
+            self.chores_notify.notify_one();
+        }
     }
 
     /// What follows where changes of the definitions end lives of nodes, or what lived with this
-    /// one. `before` is the topology ahead of them.
+    /// one: true when this node's own life is over. `before` is the topology ahead of them.
     fn end_lives(
         &self,
         before: &Topology,
         changes: &[Change],
         follow_ups: &mut VecDeque<LaneInput>,
-    ) {
+    ) -> bool {
+        let mut ruled_out = false;
         let dropped = lives::dropped(before, changes).into_iter();
         follow_ups.extend(dropped.map(|(shard, input)| Input::Machine { shard, input }));
         let home = self.home();
@@ -572,9 +579,9 @@ impl Broker {
             for session in before.owners(node) {
                 self.sessions.put(session, [Event::Close { text: text.into() }]);
             }
-            self.chores.push(Chore::Renew);
-            self.chores_notify.notify_one();
+            ruled_out = true;
         }
+        ruled_out
     }
 }
 

@@ -16,6 +16,9 @@ use crate::broker::Broker;
 
 /// A life that could not be begun is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long a node that starts waits for the others' rows, and how often it looks.
+const MEET_LIMIT: Duration = Duration::from_secs(3);
+const MEET_PERIOD: Duration = Duration::from_millis(20);
 /// How often the leader of the definitions looks for nodes that are gone.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
@@ -28,6 +31,18 @@ pub(crate) async fn begin(broker: &Broker) {
         }
         tokio::time::sleep(AGAIN).await; // tidy: allow sleep: a leader may be lost
     }
+}
+
+/// Waits until this node and the others have each other's rows: what a client has heard of on one
+/// node is there on the next. Nodes that are down are not waited for much longer.
+pub(crate) async fn meet(broker: &Broker, others: &[NodeId]) {
+    let met = || {
+        let lane = broker.lane();
+        others.iter().all(|node| lane.is_in_step_with(*node))
+    };
+    let mut period = tokio::time::interval(MEET_PERIOD);
+    let until = Instant::now() + MEET_LIMIT;
+    while !met() && period.tick().await < until {}
 }
 
 /// Whether all of them were applied.
@@ -73,10 +88,9 @@ pub(crate) async fn watch(broker: Arc<Broker>) {
             continue;
         }
         let here = broker.home().node;
-        let reachable = broker.lane().reachable();
         let topology = broker.topology().clone();
         for (node, life) in topology.lives() {
-            if node == here || reachable.contains(&node) {
+            if node == here || !broker.lane().is_gone(node) {
                 gone.remove(&node);
                 continue;
             }

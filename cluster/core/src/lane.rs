@@ -342,7 +342,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     }
                 }
                 Input::Fence { node, life } => self.fence(node, life, outputs),
-                Input::Renew { life } => self.renew(life),
+                Input::Renew { life } => self.renew(life, now.mono),
                 Input::Post { to, bytes } => self.post(to, bytes),
                 Input::Scarce { memory } => self.scarce = memory,
                 Input::FreeDisk { bytes } => self.store.log.set_free_disk(bytes),

@@ -1,6 +1,5 @@
 //! The way to a node's lane from any thread.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -223,10 +222,24 @@ where
         self.shared().node
     }
 
-    /// The nodes that there is a way to.
+    /// Whether there is a way to another node; it may have stopped all the same.
     #[must_use]
-    pub fn reachable(&self) -> BTreeSet<NodeId> {
-        self.shared().peers.reachable.borrow().clone()
+    pub fn has_way_to(&self, node: NodeId) -> bool {
+        self.shared().peers.reachable.borrow().contains(&node)
+    }
+
+    /// Whether there has been no way to a node, or no word of it, for longer than any lease lasts.
+    /// Waits for the turn in progress, if there is one.
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.shared().is_gone(node)
+    }
+
+    /// Whether this node and another one have all of each other's rows, but for what is on its way.
+    /// Waits for the turn in progress, if there is one.
+    #[must_use]
+    pub fn is_in_step_with(&self, node: NodeId) -> bool {
+        self.shared().is_in_step_with(node)
     }
 
     /// The life of this process: larger than that of every earlier start.

@@ -234,6 +234,15 @@ where
         driver
     }
 
+    pub(crate) fn is_gone(&self, node: NodeId) -> bool {
+        let now = self.clock.now().mono;
+        self.lock_driver().lane.is_gone(node, now)
+    }
+
+    pub(crate) fn is_in_step_with(&self, node: NodeId) -> bool {
+        self.lock_driver().lane.is_in_step_with(node)
+    }
+
     /// One bounded turn; true when there is more to do at once.
     fn turn(&self, driver: &mut Driver<M, T>) -> bool {
         let now = self.clock.now();

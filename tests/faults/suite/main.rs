@@ -16,6 +16,7 @@ mod failed_sync;
 mod flood;
 mod folder;
 mod full_disk;
+mod homes;
 mod kills;
 mod lifecycle;
 mod perf;
@@ -105,6 +106,10 @@ const TESTS: &[(&str, Test)] = tests![
     admin::definitions_go_out_and_come_in,
     admin::backups_are_made_verified_and_restored,
     admin::a_failed_backup_is_counted_and_logged,
+    homes::replies_reach_requesters_on_other_nodes,
+    homes::transient_objects_are_the_whole_clusters,
+    homes::what_lives_with_a_node_goes_with_it,
+    homes::a_fenced_node_goes_on_in_a_new_life,
 ];
 
 fn main() -> ExitCode {

@@ -50,11 +50,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         shard.host().filter(|node| *node != self.options.node)
     }
 
-    /// Whether there has been no way to a node for longer than any lease lasts.
-    pub(super) fn is_gone(&self, node: NodeId, now: Instant) -> bool {
-        let since = self.seen.get(&node).copied().or(self.born);
-        let over = since.is_some_and(|since| since.plus_millis(RULE_OUT_MILLIS) <= now);
-        !self.nodes.contains(&node) && over
+    /// Whether there has been no way to a node, or no word of it, for longer than any lease lasts.
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId, now: Instant) -> bool {
+        let heard = self.shared.heard(node);
+        let since = match heard.filter(|_| self.nodes.contains(&node)) {
+            Some(heard) => Some(heard),
+            None => self.seen.get(&node).copied().or(self.born),
+        };
+        since.is_some_and(|since| since.plus_millis(RULE_OUT_MILLIS) <= now)
     }
 
     fn host_of(&mut self, node: NodeId) -> &mut Replica<M, T> {

@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::replica::Replica;
 use crate::rows::Version;
 
-/// A node that there is no way to for so long is ruled out: longer than any lease can last, so
+/// A node that there is no way to for so long, or that says nothing, is ruled out: longer than any lease can last, so
 /// that no leader acts on what it still thinks (rule 8).
 pub(super) const RULE_OUT_MILLIS: u64 = 2_000;
 /// How long a batch may wait for definitions that this node does not have, and how many bytes of
@@ -68,6 +68,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         now: Now,
         outputs: &mut Outputs<M::Effect, T>,
     ) {
+        self.shared.hear(from, now.mono);
         let parcels = match link::open(envelope) {
             Ok(parcels) => parcels,
             Err(malformed) => {
@@ -234,10 +235,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         for replica in &mut self.rows {
             any |= tick(replica, now.mono, &mut self.touched);
         }
-        let (nodes, seen) = (&self.nodes, &self.seen);
+        let (nodes, seen, shared) = (&self.nodes, &self.seen, &self.shared);
         let is_gone = |node: NodeId| {
-            let since = seen.get(&node).copied().unwrap_or(born);
-            !nodes.contains(&node) && since.plus_millis(RULE_OUT_MILLIS) <= now.mono
+            let since = match shared.heard(node).filter(|_| nodes.contains(&node)) {
+                Some(heard) => heard,
+                None => seen.get(&node).copied().unwrap_or(born),
+            };
+            since.plus_millis(RULE_OUT_MILLIS) <= now.mono
         };
         for (replica, emitted) in self.queues.iter_mut().zip(&mut self.emitted) {
             any |= tick(replica, now.mono, &mut self.touched) || replica.waits_for_nodes();
@@ -281,7 +285,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.rows[0].connected(node, mail);
         self.touched.insert(ShardId::DEFINITIONS);
         self.host_connected(node, now);
-        self.rows_connected(node);
+        self.rows_connected(node, now);
     }
 
     pub(super) fn disconnected(&mut self, node: NodeId, now: Instant) {

@@ -4,7 +4,9 @@
 //! Always holds:
 //! - an answer waits for a bounded time, and a node that let one wait for so long is not waited for
 //!   again before it has caught up;
-//! - of a node's life that was fenced nothing is taken.
+//! - of a node's life that was fenced nothing is taken;
+//! - a node says something to every other one twice a second at least, so that one whose process has
+//!   stopped is known from one that has nothing to say.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,6 +21,10 @@ use crate::rows::{Change, Committed, Version};
 
 /// How long an answer waits for other nodes to have what it is about.
 const STALENESS_MILLIS_MAX: u64 = 1_000;
+/// Whoever was told nothing for so long is told something.
+const BEAT_MILLIS: u64 = 500;
+/// A step that comes so much later than it was wanted: it was this node that stood still.
+const PAUSE_MILLIS: u64 = 1_000;
 
 /// The definitions and the unlogged rows, in the order of `Lane::rows`.
 type Versions = [Version; 2];
@@ -29,16 +35,23 @@ pub(super) struct Shared<T> {
     streams: u64,
     peers: BTreeMap<NodeId, Peer>,
     mirrors: BTreeMap<NodeId, Mirror>,
+    /// The definitions that each node acts on, as far as it has said.
+    known: BTreeMap<NodeId, Version>,
     /// The newest life of each node that was fenced.
     fences: BTreeMap<NodeId, Life>,
     held: VecDeque<Held<T>>,
     /// The definitions that others were told this node has.
     told: Version,
+    /// When there was a tick last.
+    ticked: Instant,
 }
 
 /// A node that there is a way to.
 struct Peer {
     feed: Feed,
+    /// When it last said something, and was last told that this node is there.
+    heard: Instant,
+    beat: Instant,
     /// The definitions that it acts on.
     known: Version,
     /// Not waited for before it has these.
@@ -72,9 +85,22 @@ impl<T> Shared<T> {
             streams: 0,
             peers: BTreeMap::new(),
             mirrors: BTreeMap::new(),
+            known: BTreeMap::new(),
             fences: BTreeMap::new(),
             held: VecDeque::new(),
             told: Version(0),
+            ticked: Instant(0),
+        }
+    }
+
+    /// When a node that there is a way to last said something.
+    pub(super) fn heard(&self, node: NodeId) -> Option<Instant> {
+        self.peers.get(&node).map(|peer| peer.heard)
+    }
+
+    pub(super) fn hear(&mut self, node: NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.heard = now;
         }
     }
 
@@ -116,6 +142,14 @@ impl<T> Shared<T> {
 impl<M: Machine, T: Copy> Lane<M, T> {
     fn versions(&self) -> Versions {
         [0, 1].map(|at| self.rows[at].machine().version())
+    }
+
+    /// Whether this node and another one have all of each other's rows, but for what is on its way.
+    #[must_use]
+    pub fn is_in_step_with(&self, node: NodeId) -> bool {
+        let peer = self.shared.peers.get(&node);
+        let mirror = self.shared.mirrors.get(&node);
+        peer.is_some_and(|peer| peer.late.is_none()) && mirror.is_some_and(Mirror::is_whole)
     }
 
     /// This node's unlogged rows have changed.
@@ -177,10 +211,24 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         shared.release(now.mono, versions, &mut outputs.committed);
     }
 
-    /// Sends again what had no answer.
+    /// Sends again what had no answer, and says that this node is there, and its process.
     pub(super) fn tick_rows(&mut self, now: Now) {
         let (shared, mail) = (&mut self.shared, &mut self.store.mail);
+        let paused = shared.ticked.plus_millis(PAUSE_MILLIS) <= now.mono;
+        shared.ticked = now.mono;
+        let hosted = &self.queues[0];
+        let known = Parcel::Known {
+            version: shared.told,
+        };
         for (node, peer) in &mut shared.peers {
+            if paused {
+                peer.heard = now.mono;
+            }
+            if peer.beat.plus_millis(BEAT_MILLIS) <= now.mono {
+                peer.beat = now.mono;
+                mail.send(*node, ShardId::LOCAL_DEFINITIONS, &known);
+                hosted.tell_leader(*node, mail);
+            }
             let send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
             peer.feed.resend(shared.life, now.mono, send);
         }
@@ -224,8 +272,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
             }
             Parcel::Known { version } => {
+                // It may have a way here before there is one back.
+                shared.known.insert(from, version);
                 if let Some(peer) = shared.peers.get_mut(&from) {
-                    peer.known = peer.known.max(version);
+                    peer.known = version;
                     peer.catch_up();
                 }
             }
@@ -243,13 +293,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
     }
 
-    pub(super) fn rows_connected(&mut self, node: NodeId) {
+    pub(super) fn rows_connected(&mut self, node: NodeId, now: Instant) {
         let versions = self.versions();
         self.shared.streams += 1;
         let feed = Feed::new(self.shared.streams, self.rows[1].machine());
         let peer = Peer {
             feed,
-            known: Version(0),
+            heard: now,
+            beat: now,
+            known: self.shared.known.get(&node).copied().unwrap_or_default(),
             late: Some(versions),
         };
         self.shared.peers.insert(node, peer);
@@ -282,10 +334,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     /// This node has its unlogged rows in a new life from here on.
-    pub(super) fn renew(&mut self, life: Life) {
+    pub(super) fn renew(&mut self, life: Life, now: Instant) {
         let nodes: Vec<_> = self.shared.peers.keys().copied().collect();
         self.shared.life = life.max(self.shared.life);
-        nodes.into_iter().for_each(|node| self.rows_connected(node));
+        let begin_anew = |node| self.rows_connected(node, now);
+        nodes.into_iter().for_each(begin_anew);
     }
 
     /// For those who use another node's lane.

@@ -171,6 +171,11 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.streams_to.is_some_and(|(_, to)| to == node) {
             self.origin.lost();
         }
+        self.tell_leader(node, mail);
+    }
+
+    /// Tells a node that this replica leads, if it does.
+    pub(crate) fn tell_leader(&self, node: NodeId, mail: &mut Mail) {
         if let Some(term) = self.leads {
             let leader = self.origin.node();
             mail.send(node, self.shard(), &Parcel::Leader { node: leader, term });

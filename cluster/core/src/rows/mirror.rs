@@ -51,6 +51,11 @@ impl Mirror {
         }
     }
 
+    /// Whether all of the node's rows have come once.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.version != Version(0)
+    }
+
     /// Takes a piece; what changes for watchers goes to `changes`.
     ///
     /// # Errors
