@@ -149,7 +149,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub fn is_in_step_with(&self, node: NodeId) -> bool {
         let peer = self.shared.peers.get(&node);
         let mirror = self.shared.mirrors.get(&node);
-        peer.is_some_and(|peer| peer.late.is_none()) && mirror.is_some_and(Mirror::is_whole)
+        let has = |peer: &Peer| peer.known > Version(0) && peer.feed.got() > Version(0);
+        peer.is_some_and(has) && mirror.is_some_and(Mirror::is_whole)
     }
 
     /// This node's unlogged rows have changed.
@@ -294,7 +295,6 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     pub(super) fn rows_connected(&mut self, node: NodeId, now: Instant) {
-        let versions = self.versions();
         self.shared.streams += 1;
         let feed = Feed::new(self.shared.streams, self.rows[1].machine());
         let peer = Peer {
@@ -302,7 +302,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             heard: now,
             beat: now,
             known: self.shared.known.get(&node).copied().unwrap_or_default(),
-            late: Some(versions),
+            late: None,
         };
         self.shared.peers.insert(node, peer);
         let version = self.shared.told;

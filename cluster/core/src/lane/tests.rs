@@ -3,6 +3,7 @@
 mod cluster;
 mod crash;
 mod double;
+mod hosts;
 
 use std::collections::VecDeque;
 

@@ -205,3 +205,114 @@ fn put(rows: &mut BTreeMap<RowKey, Row>, change: Change) -> usize {
     let before = rows.insert(row.clone(), kept);
     bytes - before.map_or(0, |it| size(&row, &it))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Instant;
+    use crate::rows::feed::Feed;
+    use crate::rows::{Rows, Transaction, Write};
+
+    const NODE: NodeId = NodeId(3);
+    const LIFE: Life = Life(1);
+
+    fn key(number: u8) -> RowKey {
+        RowKey {
+            kind: 1,
+            key: Bytes::copy_from_slice(&[number]),
+        }
+    }
+
+    fn rows(count: u8) -> Rows {
+        let mut rows = Rows::beginning_at(Version::local(NODE, LIFE));
+        let put = |number| Write::Put {
+            row: key(number),
+            value: Bytes::from(vec![number; 10_000]),
+        };
+        let transaction = Transaction {
+            preconditions: Vec::new(),
+            writes: (0..count).map(put).collect(),
+        };
+        rows.transact(&transaction, &mut Vec::new());
+        rows
+    }
+
+    fn pieces(feed: &mut Feed) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        feed.pump(LIFE, Instant(0), |parcel| {
+            if let Parcel::Rows(piece) = parcel {
+                pieces.push(piece.clone());
+            }
+        });
+        pieces
+    }
+
+    #[test]
+    fn watchers_see_all_rows_or_none() {
+        let mut feed = Feed::new(1, &rows(20));
+        let pieces = pieces(&mut feed);
+        assert!(pieces.len() > 3, "not in one piece");
+        let mut mirror = Mirror::new(NODE);
+        for (at, piece) in pieces.iter().enumerate() {
+            let mut changes = Vec::new();
+            mirror.take(piece, &mut changes).expect("a piece of ours");
+            let whole = at + 1 == pieces.len();
+            assert_eq!(changes.len(), if whole { 20 } else { 0 });
+            assert_eq!(mirror.is_whole(), whole);
+            mirror.take(piece, &mut changes).expect("once more");
+        }
+        let floor = mirror.bytes;
+        // A later stream of fewer rows: what is not in it goes.
+        let mut changes = Vec::new();
+        for piece in self::pieces(&mut Feed::new(2, &rows(5))) {
+            mirror.take(&piece, &mut changes).expect("a piece of ours");
+        }
+        assert_eq!(changes.len(), 15);
+        assert!(changes.iter().all(|change| change.value.is_none()));
+        assert!(mirror.bytes < floor);
+        // An earlier one means nothing any more.
+        mirror.take(&pieces[0], &mut changes).expect("a late piece");
+        assert_eq!(changes.len(), 15);
+        mirror.forget(LIFE, &mut changes);
+        assert_eq!(changes.len(), 20);
+        assert_eq!(mirror.bytes, 0, "nothing is kept");
+        mirror.take(&pieces[0], &mut changes).expect("a late piece");
+        assert_eq!(mirror.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_cut_short_or_of_another_node_is_an_error_and_changes_nothing() {
+        let piece = pieces(&mut Feed::new(1, &rows(2))).remove(0);
+        for cut in 0..piece.bytes.len() {
+            let mut mirror = Mirror::new(NODE);
+            let mut changes = Vec::new();
+            let bytes = piece.bytes.slice(..cut);
+            let taken = mirror.take(&Piece { bytes, ..piece.clone() }, &mut changes);
+            // What ends between two rows is fewer rows.
+            assert!(taken.is_err() || changes.len() < 2, "cut at {cut}");
+        }
+        let mut other = Mirror::new(NodeId(4));
+        assert!(other.take(&piece, &mut Vec::new()).is_err());
+        let mut random = 1_u64;
+        for _ in 0..20_000 {
+            let mut bytes = piece.bytes[..60.min(piece.bytes.len())].to_vec();
+            for _ in 0..3 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (random >> 33) as usize % bytes.len();
+                bytes[at] = (random >> 20) as u8;
+            }
+            let bytes = bytes.into();
+            let _ = Mirror::new(NODE).take(&Piece { bytes, ..piece.clone() }, &mut Vec::new());
+        }
+    }
+
+    #[test]
+    fn a_peer_cannot_make_a_node_keep_more_than_its_share() {
+        let mut mirror = Mirror::new(NODE);
+        mirror.bytes = BYTES_MAX - 10_000;
+        let piece = pieces(&mut Feed::new(1, &rows(2))).remove(0);
+        let taken = mirror.take(&piece, &mut Vec::new());
+        assert!(taken.is_err_and(|it| it.cause.contains("more rows")));
+        assert_eq!(mirror.bytes, BYTES_MAX - 10_000);
+    }
+}

@@ -1,0 +1,450 @@
+//! Lanes that tell each other of their unlogged rows and use each other's unlogged queues, over a
+//! network that loses what it is told to lose.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::double::{Ask, Double, Told, put};
+use crate::batch::Outcome;
+use crate::ids::{Life, NodeId, Now, ShardId, Time};
+use crate::inbox::{Input, Outputs};
+use crate::lane::{Lane, Options};
+use crate::log::sim::SimDisk;
+use crate::rows::{Committed, RowKey, Transaction, Write};
+
+/// A node, its lane while it runs, and what its watcher has seen of unlogged rows.
+struct Node {
+    id: NodeId,
+    disk: SimDisk,
+    life: u64,
+    lane: Option<Lane<Double, u32>>,
+    inputs: VecDeque<Input<Ask, u32>>,
+    outputs: Outputs<Told, u32>,
+    rows: BTreeMap<RowKey, Bytes>,
+}
+
+struct Net {
+    nodes: Vec<Node>,
+    linked: BTreeSet<(usize, usize)>,
+    random: u64,
+    /// Of 100.
+    lost: u64,
+    now: Now,
+}
+
+fn key(number: u64) -> RowKey {
+    RowKey {
+        kind: 7,
+        key: Bytes::copy_from_slice(&number.to_be_bytes()),
+    }
+}
+
+impl Net {
+    /// That many nodes, which have nothing but what is not logged.
+    fn new(nodes: u64, random: u64) -> Self {
+        let node = |id| Node {
+            id: NodeId(id),
+            disk: SimDisk::new(id),
+            life: 0,
+            lane: None,
+            inputs: VecDeque::new(),
+            outputs: Outputs::default(),
+            rows: BTreeMap::new(),
+        };
+        let mut net = Self {
+            nodes: (1..=nodes).map(node).collect(),
+            linked: BTreeSet::new(),
+            random,
+            lost: 0,
+            now: Now {
+                wall: Time(1_000_000),
+                ..Now::default()
+            },
+        };
+        (0..net.nodes.len()).for_each(|at| net.start(at));
+        net
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % bound
+    }
+
+    fn start(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.life += 1;
+        let options = Options {
+            founders: Vec::new(),
+            ..Options::new(node.id, Life(node.life), 1)
+        };
+        let lane = Lane::recover(options, &mut node.disk, |_| Double::default());
+        node.lane = Some(lane.expect("what it wrote it reads"));
+        node.rows.clear();
+        self.run();
+    }
+
+    fn crash(&mut self, at: usize) {
+        for other in 0..self.nodes.len() {
+            self.unlink(at, other);
+        }
+        let node = &mut self.nodes[at];
+        node.lane = None;
+        node.disk.crash();
+        node.inputs.clear();
+        node.outputs = Outputs::default();
+    }
+
+    fn link(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            if self.linked.insert((from, to)) {
+                let node = self.nodes[to].id;
+                self.nodes[from].inputs.push_back(Input::Connected { node });
+            }
+        }
+        self.run();
+    }
+
+    fn unlink(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            if self.linked.remove(&(from, to)) {
+                let node = self.nodes[to].id;
+                let lost = Input::Disconnected { node };
+                self.nodes[from].inputs.push_back(lost);
+            }
+        }
+        self.run();
+    }
+
+    /// Steps all until nothing moves.
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            let mut rests = true;
+            for at in 0..self.nodes.len() {
+                rests &= !self.step(at);
+            }
+            if rests {
+                return;
+            }
+        }
+        panic!("lanes without work never rest");
+    }
+
+    fn step(&mut self, at: usize) -> bool {
+        let (now, node) = (self.now, &mut self.nodes[at]);
+        let Some(lane) = &mut node.lane else {
+            node.inputs.clear();
+            return false;
+        };
+        let mut ops = Vec::new();
+        let more = lane.step(now, &mut node.inputs, &mut node.outputs, &mut ops);
+        let more = more.expect("the disk does not fail");
+        ops.into_iter().for_each(|op| node.disk.submit(op));
+        while let Some(completion) = node.disk.complete_one() {
+            node.inputs.push_back(Input::Disk(completion));
+        }
+        for (shard, changes) in node.outputs.changes.drain(..) {
+            for change in changes {
+                if shard == ShardId::LOCAL_DEFINITIONS {
+                    match change.value {
+                        Some(value) => node.rows.insert(change.row, value),
+                        None => node.rows.remove(&change.row),
+                    };
+                }
+            }
+        }
+        node.outputs.roles.clear();
+        let mail = std::mem::take(&mut node.outputs.mail);
+        let from = node.id;
+        let sent = !mail.is_empty();
+        for envelope in mail {
+            let to = (envelope.to.0 - 1) as usize;
+            if self.below(100) < self.lost || !self.linked.contains(&(at, to)) {
+                continue;
+            }
+            let envelope = envelope.parts.concat().into();
+            self.nodes[to]
+                .inputs
+                .push_back(Input::Received { from, envelope });
+        }
+        more || sent || !self.nodes[at].inputs.is_empty()
+    }
+
+    fn pass(&mut self, millis: u64) {
+        for _ in 0..millis.div_ceil(40) {
+            self.now.mono = self.now.mono.plus_millis(40);
+            self.now.wall.0 += 40;
+            for node in &mut self.nodes {
+                node.inputs.push_back(Input::Tick);
+            }
+            self.run();
+        }
+    }
+
+    fn transact(&mut self, at: usize, ticket: u32, write: Write) {
+        self.nodes[at].inputs.push_back(Input::Transact {
+            shard: ShardId::LOCAL_DEFINITIONS,
+            transaction: Transaction {
+                preconditions: Vec::new(),
+                writes: vec![write],
+            },
+            ticket,
+        });
+    }
+
+    fn put(&mut self, at: usize, ticket: u32, number: u64) {
+        let (row, value) = (key(number), Bytes::from(vec![7; 100]));
+        self.transact(at, ticket, Write::Put { row, value });
+        self.run();
+    }
+
+    fn propose(&mut self, at: usize, host: usize, ticket: u32, values: &[u64]) {
+        let shard = ShardId::queues_of(self.nodes[host].id);
+        let batch = put(values, 10);
+        self.nodes[at].inputs.push_back(Input::Propose {
+            shard,
+            batch,
+            ticket,
+        });
+        self.run();
+    }
+
+    fn values(&self, at: usize) -> Vec<u64> {
+        let node = &self.nodes[at];
+        let lane = node.lane.as_ref().expect("started");
+        let machine = lane.machine(ShardId::queues_of(node.id));
+        machine.expect("hosted").values()
+    }
+
+    fn done(&mut self, at: usize) -> Vec<(u32, Outcome)> {
+        std::mem::take(&mut self.nodes[at].outputs.done)
+    }
+
+    fn committed(&mut self, at: usize) -> Vec<u32> {
+        let committed = std::mem::take(&mut self.nodes[at].outputs.committed);
+        let yes = |committed: &Option<Committed>| matches!(committed, Some(Committed::Yes { .. }));
+        assert!(committed.iter().all(|(_, it)| yes(it)), "{committed:?}");
+        committed.into_iter().map(|(ticket, _)| ticket).collect()
+    }
+}
+
+#[test]
+fn rows_are_seen_everywhere_before_their_change_is_answered() {
+    let mut net = Net::new(3, 1);
+    net.put(0, 1, 1);
+    assert_eq!(net.committed(0), [1], "nobody else is there");
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        net.link(a, b);
+    }
+    for at in 0..3 {
+        assert!(net.nodes[at].rows.contains_key(&key(1)), "told at once");
+    }
+    net.put(0, 2, 2);
+    assert_eq!(net.committed(0), [2]);
+    assert!(net.nodes[2].rows.contains_key(&key(2)));
+    let row = key(1);
+    net.transact(0, 3, Write::Delete { row });
+    net.run();
+    assert_eq!(net.committed(0), [3]);
+    assert!(!net.nodes[1].rows.contains_key(&key(1)));
+}
+
+#[test]
+fn a_node_that_does_not_listen_is_waited_for_once() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.lost = 100;
+    net.put(0, 1, 1);
+    net.pass(900);
+    assert_eq!(net.committed(0), []);
+    net.pass(200);
+    assert_eq!(net.committed(0), [1], "for a second at most");
+    net.put(0, 2, 2);
+    assert_eq!(net.committed(0), [2], "and not again");
+    net.lost = 0;
+    net.pass(2_000);
+    assert!(net.nodes[1].rows.contains_key(&key(2)), "it was told again");
+    net.lost = 100;
+    net.put(0, 3, 3);
+    assert_eq!(net.committed(0), [], "it had caught up");
+}
+
+#[test]
+fn batches_go_to_the_host_and_their_outcomes_come_back() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.propose(1, 0, 1, &[10, 11]);
+    net.propose(0, 0, 2, &[12]);
+    net.propose(1, 0, 3, &[13]);
+    assert_eq!(net.values(0), [10, 11, 12, 13]);
+    assert_eq!(net.done(0), [(2, Outcome::Stored)]);
+    let both = [(1, Outcome::Stored), (3, Outcome::Stored)];
+    assert_eq!(net.done(1), both);
+    // A short loss is made up for, once.
+    net.unlink(0, 1);
+    net.propose(1, 0, 4, &[14]);
+    net.pass(400);
+    assert_eq!(net.done(1), []);
+    net.link(0, 1);
+    net.pass(1_000);
+    assert_eq!(net.done(1), [(4, Outcome::Stored)]);
+    assert_eq!(net.values(0), [10, 11, 12, 13, 14]);
+}
+
+#[test]
+fn what_waits_for_a_host_that_is_gone_is_refused_and_what_comes_later_at_once() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.propose(1, 0, 1, &[10]);
+    assert_eq!(net.done(1), [(1, Outcome::Stored)]);
+    net.crash(0);
+    net.propose(1, 0, 2, &[11]);
+    assert_eq!(net.done(1), [], "it may be back in a moment");
+    net.pass(2_100);
+    assert_eq!(net.done(1), [(2, Outcome::Refused)]);
+    net.propose(1, 0, 3, &[12]);
+    assert_eq!(net.done(1), [(3, Outcome::Refused)]);
+    net.start(0);
+    net.link(0, 1);
+    net.pass(600);
+    net.propose(1, 0, 4, &[13]);
+    net.pass(600);
+    assert_eq!(net.done(1), [(4, Outcome::Stored)]);
+    assert_eq!(net.values(0), [13]);
+}
+
+#[test]
+fn nothing_that_was_for_a_process_reaches_the_next_one() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.propose(1, 0, 1, &[10]);
+    net.done(1);
+    net.lost = 100;
+    net.propose(1, 0, 2, &[11]);
+    net.crash(0);
+    net.lost = 0;
+    net.start(0);
+    net.link(0, 1);
+    net.pass(100);
+    assert_eq!(net.done(1), [(2, Outcome::Refused)], "without waiting");
+    assert_eq!(net.values(0), []);
+}
+
+#[test]
+fn a_host_that_says_nothing_is_gone_too() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.propose(1, 0, 1, &[10]);
+    net.done(1);
+    net.pass(10_000);
+    let lane = net.nodes[1].lane.as_ref().expect("started");
+    assert!(!lane.is_gone(NodeId(1), net.now.mono), "it says that it is there");
+    net.lost = 100;
+    net.propose(1, 0, 2, &[11]);
+    net.pass(2_600);
+    assert_eq!(net.done(1), [(2, Outcome::Refused)]);
+    net.lost = 0;
+    net.pass(1_000);
+    net.propose(1, 0, 3, &[12]);
+    net.pass(600);
+    assert_eq!(net.done(1), [(3, Outcome::Stored)], "it has found its way back");
+}
+
+#[test]
+fn a_fence_takes_a_lifes_rows_away_and_a_new_life_brings_them_back() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.put(0, 1, 1);
+    let fence = Input::Fence {
+        node: NodeId(1),
+        life: Life(1),
+    };
+    net.nodes[1].inputs.push_back(fence);
+    net.put(0, 2, 2);
+    net.pass(3_000);
+    assert!(net.nodes[1].rows.is_empty(), "nothing of that life counts");
+    let life = Life(2);
+    net.nodes[0].inputs.push_back(Input::Renew { life });
+    net.run();
+    assert_eq!(net.nodes[1].rows.len(), 2);
+    net.put(0, 3, 3);
+    assert_eq!(net.nodes[1].rows.len(), 3);
+}
+
+#[test]
+fn batches_of_others_are_refused_while_memory_is_scarce() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.nodes[0].inputs.push_back(Input::Scarce { memory: true });
+    net.propose(1, 0, 1, &[10]);
+    assert_eq!(net.done(1), [(1, Outcome::Refused)]);
+    net.nodes[0].inputs.push_back(Input::Scarce { memory: false });
+    net.propose(1, 0, 2, &[11]);
+    assert_eq!(net.done(1), [(2, Outcome::Stored)]);
+    assert_eq!(net.values(0), [11]);
+}
+
+#[test]
+fn posts_arrive_where_there_is_a_way() {
+    let mut net = Net::new(2, 1);
+    let post = |text: &'static str| Input::Post {
+        to: NodeId(2),
+        bytes: Bytes::from_static(text.as_bytes()),
+    };
+    net.nodes[0].inputs.push_back(post("lost"));
+    net.link(0, 1);
+    net.nodes[0].inputs.push_back(post("here"));
+    net.run();
+    let here = (NodeId(1), Bytes::from_static(b"here"));
+    assert_eq!(net.nodes[1].outputs.posts, [here]);
+}
+
+/// Rows come and go on every node, links and processes too, and much is lost on the way.
+#[test]
+fn whatever_is_lost_rows_are_the_same_everywhere_in_the_end() {
+    for seed in 0..40 {
+        eprintln!("seed {seed}");
+        let mut net = Net::new(3, seed);
+        for _ in 0..150 {
+            let (at, other) = (net.below(3) as usize, net.below(3) as usize);
+            // No two nodes have rows of one key.
+            let row = key(net.below(300) * 3 + at as u64);
+            match net.below(20) {
+                0..9 => {
+                    let value = Bytes::from(vec![1; net.below(2_000) as usize]);
+                    net.transact(at, 0, Write::Put { row, value });
+                }
+                9..13 => net.transact(at, 0, Write::Delete { row }),
+                13 => net.unlink(at, other),
+                14 | 15 if at != other => net.link(at, other),
+                16 if net.below(4) == 0 => {
+                    net.crash(at);
+                    net.start(at);
+                }
+                17 => net.lost = net.below(50),
+                _ => net.pass(200),
+            }
+            net.run();
+        }
+        net.lost = 0;
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            net.unlink(a, b);
+            net.link(a, b);
+        }
+        net.pass(3_000);
+        let mut all = BTreeMap::new();
+        for node in &net.nodes {
+            let lane = node.lane.as_ref().expect("started");
+            let own = lane.rows(ShardId::LOCAL_DEFINITIONS).expect("hosted");
+            all.extend(own.all().into_iter().map(|it| (it.row, it.version)));
+        }
+        for node in &net.nodes {
+            assert!(node.outputs.foreign.is_empty(), "{:?}", node.outputs.foreign);
+            let seen: Vec<_> = node.rows.keys().collect();
+            assert_eq!(seen, all.keys().collect::<Vec<_>>(), "node {}", node.id);
+        }
+    }
+}
