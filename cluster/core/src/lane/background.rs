@@ -169,8 +169,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// When all is answered and on disk: the checkpoints that shorten the next start, one by
     /// one, then the end. True when a checkpoint was begun.
     fn end(&mut self, outputs: &mut Outputs<M::Effect, T>) -> bool {
-        let busy =
-            self.rows.iter().any(Replica::is_busy) || self.queues.iter().any(Replica::is_busy);
+        let busy = self.rows.iter().any(waits) || self.queues.iter().any(waits);
         let busy = busy || self.shared.is_busy() || self.hosts_are_busy();
         if busy || !self.store.is_quiet() || !self.store.log.checkpoint_is_idle() {
             return false;
@@ -192,6 +191,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<M, T> {
         (0..=self.options.shards).map(ShardId)
     }
+}
+
+/// Whether something of this node waits in a shard, and for somebody who may answer: the last nodes
+/// of a cluster that stops are no majority.
+fn waits<M: Machine, T: Copy>(replica: &Replica<M, T>) -> bool {
+    replica.is_busy() && (replica.leads().is_some() || replica.leader().is_some())
 }
 
 fn begin<M: Machine, T: Copy>(replica: &mut Replica<M, T>, log: &mut crate::log::Log) {
