@@ -662,4 +662,33 @@ mod tests {
         assert!(desk.is_idle());
         assert!(!desk.receive(&deliver(3..=3), &mut Vec::new()), "too late");
     }
+
+    #[test]
+    fn when_the_leaders_node_is_gone_everybody_is_told_and_nothing_is_left() {
+        let (mut desk, _) = attached(false, true);
+        desk.receive(&deliver(1..=2), &mut Vec::new());
+        desk.send(Seq(2), Input::Settle(settle(1, 1, Verdict::Ack)));
+        let session = HOLDER.session;
+        let get = Input::Get {
+            queue: QUEUE,
+            holder: Holder { session, number: 9 },
+            auto_ack: true,
+            token: Token(5),
+        };
+        desk.send(Seq(3), get);
+        let told = desk.abandon();
+        let answer = Effect::Reply {
+            asker: session,
+            token: Token(5),
+            reply: Reply::NoQueue,
+        };
+        let cancelled = Effect::Cancelled {
+            session,
+            number: HOLDER.number,
+            queue: QUEUE,
+        };
+        assert_eq!(told, [answer, cancelled]);
+        assert!(desk.is_idle());
+        assert_eq!(desk.take_unsettled(), []);
+    }
 }

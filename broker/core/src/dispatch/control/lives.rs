@@ -168,3 +168,6 @@ pub fn fences(changes: &[Change]) -> Vec<(NodeId, u64)> {
     };
     lives.filter_map(fence).collect()
 }
+
+#[cfg(test)]
+mod tests;

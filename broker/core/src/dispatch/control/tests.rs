@@ -546,3 +546,46 @@ fn a_declare_makes_way_for_itself_when_the_queue_is_closed() {
     assert_ne!(old, new);
     assert_eq!(world.topology.tombstones().count(), 1);
 }
+
+#[test]
+fn a_name_that_others_can_ask_for_is_claimed_where_they_would() {
+    let mut world = World::new();
+    let store = |world: &World, name: &str| {
+        let queue = world.vhost().queue(name.as_bytes()).expect("declared");
+        (queue.store, queue.row.shard)
+    };
+    let mine = ShardId::queues_of(NodeId(1));
+    world.run(1, queue("q1", false, true)).expect("declared");
+    assert_eq!(store(&world, "q1"), (Store::Local, mine), "nobody else is there");
+    world.run(1, queue("q2", false, false)).expect("declared");
+    assert_eq!(store(&world, "q2"), (Store::Replicated, mine));
+    let life = |node, incarnation, fenced| {
+        let life = LifeRow {
+            incarnation,
+            fenced,
+        };
+        Transaction {
+            preconditions: vec![],
+            writes: vec![life.put(NodeId(node))],
+        }
+    };
+    for node in [1, 9] {
+        world.transact(ShardId::DEFINITIONS, &life(node, 2, false));
+    }
+    world.run(1, queue("q3", false, true)).expect("declared");
+    assert_eq!(store(&world, "q3"), (Store::Replicated, mine));
+    let Ok(Answer::QueueDeclared { name, .. }) = world.run(1, queue("", false, true)) else {
+        panic!("declared");
+    };
+    let drawn = String::from_utf8(name).expect("text");
+    assert_eq!(store(&world, &drawn), (Store::Local, mine), "nobody can guess it");
+    let locked = world.run(2, queue("q3", false, true));
+    assert_eq!(locked.expect_err("locked").code, ReplyCode::ResourceLocked);
+    world.end_session(1);
+    assert!(!world.has_queue("q1") && !world.has_queue("q3") && !world.has_queue(&drawn));
+    assert!(world.has_queue("q2"));
+    // This life of the node is over, and it has not noticed yet.
+    world.transact(ShardId::DEFINITIONS, &life(1, 2, true));
+    world.run(1, queue("q4", false, true)).expect_err("it is over");
+    world.run(1, queue("q4", true, false)).expect("durable ones outlive it");
+}
