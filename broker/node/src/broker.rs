@@ -577,7 +577,8 @@ impl Broker {
             tracing::warn!("this node was ruled out: connections with exclusive queues are closed");
             let text = "broker forced connection closure with reason 'node was ruled out'";
             for session in before.owners(node) {
-                self.sessions.put(session, [Event::Close { text: text.into() }]);
+                self.sessions
+                    .put(session, [Event::Close { text: text.into() }]);
             }
             ruled_out = true;
         }

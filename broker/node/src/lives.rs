@@ -29,7 +29,7 @@ pub(crate) async fn begin(broker: &Broker) {
         if commit(broker, transactions).await {
             return;
         }
-        tokio::time::sleep(AGAIN).await; // tidy: allow sleep: a leader may be lost
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -67,7 +67,9 @@ pub(crate) async fn renew(broker: &Arc<Broker>) {
         Ok(Ok(life)) => {
             broker.set_incarnation(life);
             begin(broker).await;
-            broker.lane().submit(&mut vec![Input::Renew { life: Life(life) }]);
+            broker
+                .lane()
+                .submit(&mut vec![Input::Renew { life: Life(life) }]);
             tracing::warn!(life, "this node was ruled out; it goes on in a new life");
         }
         Ok(Err(error)) => tracing::error!(%error, "this node cannot take a new life"),

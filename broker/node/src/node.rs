@@ -147,8 +147,15 @@ async fn start(config: Config, registry: Registry, listeners: &Listeners) -> any
     tokio::spawn(events::follow(Arc::clone(&broker), Arc::clone(&cluster)));
     definitions::first_definitions(&broker).await?;
     lives::begin(&broker).await;
-    let others: Vec<_> = cluster.directory().members().map(|(node, _)| node).collect();
-    let others: Vec<_> = others.into_iter().filter(|it| *it != cluster.node()).collect();
+    let others: Vec<_> = cluster
+        .directory()
+        .members()
+        .map(|(node, _)| node)
+        .collect();
+    let others: Vec<_> = others
+        .into_iter()
+        .filter(|it| *it != cluster.node())
+        .collect();
     lives::meet(&broker, &others).await;
     Ok((broker, backups, cluster, addresses))
 }

@@ -204,6 +204,37 @@ impl Parcel {
         }
     }
 
+    /// What nodes say of rows, and to those who use the lane.
+    fn decode_shared(kind: u8, rest: &mut Bytes, whole: usize) -> Result<Self, &'static str> {
+        let word = |rest: &mut Bytes| rest.try_get_u64_le().map_err(|_| SHORT);
+        Ok(match kind {
+            ROWS => Self::Rows(Piece {
+                life: Life(word(rest)?),
+                stream: word(rest)?,
+                seq: Seq(word(rest)?),
+                bytes: std::mem::take(rest),
+            }),
+            ROWS_GOT => Self::RowsGot {
+                stream: word(rest)?,
+                got: Seq(word(rest)?),
+                version: Version(word(rest)?),
+                again: match rest.try_get_u8() {
+                    Ok(0) => false,
+                    Ok(1) => true,
+                    Ok(_) => return Err("neither true nor false"),
+                    Err(_) => return Err(SHORT),
+                },
+            },
+            KNOWN => Self::Known {
+                version: Version(word(rest)?),
+            },
+            POST => Self::Post {
+                bytes: detached(std::mem::take(rest), whole),
+            },
+            _ => return Err("a parcel of unknown kind"),
+        })
+    }
+
     fn decode(mut rest: Bytes, whole: usize) -> Result<(ShardId, Self), &'static str> {
         let kind = rest.try_get_u8().map_err(|_| SHORT)?;
         let shard = ShardId(rest.try_get_u32_le().map_err(|_| SHORT)?);
@@ -252,30 +283,7 @@ impl Parcel {
                     dealing,
                 }
             }
-            ROWS => Self::Rows(Piece {
-                life: Life(word(&mut rest)?),
-                stream: word(&mut rest)?,
-                seq: Seq(word(&mut rest)?),
-                bytes: std::mem::take(&mut rest),
-            }),
-            ROWS_GOT => Self::RowsGot {
-                stream: word(&mut rest)?,
-                got: Seq(word(&mut rest)?),
-                version: Version(word(&mut rest)?),
-                again: match rest.try_get_u8() {
-                    Ok(0) => false,
-                    Ok(1) => true,
-                    Ok(_) => return Err("neither true nor false"),
-                    Err(_) => return Err(SHORT),
-                },
-            },
-            KNOWN => Self::Known {
-                version: Version(word(&mut rest)?),
-            },
-            POST => Self::Post {
-                bytes: detached(std::mem::take(&mut rest), whole),
-            },
-            _ => return Err("a parcel of unknown kind"),
+            kind => Self::decode_shared(kind, &mut rest, whole)?,
         };
         if rest.is_empty() {
             Ok((shard, parcel))

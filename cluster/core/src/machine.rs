@@ -114,8 +114,8 @@ pub trait Desk<I, E>: Default + Send {
     /// as not sent.
     fn take_unsettled(&mut self) -> Vec<I>;
 
-    /// The leader was on a node that is gone, with all that the shard had: tells this node's sessions
-    /// of it, whatever they have or wait for. Nothing is left.
+    /// The leader was on a node that is gone, with all that the shard had: tells this node's
+    /// sessions of it, whatever they have or wait for. Nothing is left.
     fn abandon(&mut self) -> Vec<E> {
         Vec::new()
     }

@@ -28,8 +28,8 @@ use crate::rows::Version;
 
 use desk::{Booth, Guests};
 pub use head::Head;
-pub(crate) use streams::{Receiver, Sender};
 pub(crate) use state::{Applied, State};
+pub(crate) use streams::{Receiver, Sender};
 
 /// Proposals of a machine that are in no hurry wait this long for company.
 const PROPOSALS_WAIT_MILLIS: u64 = 10;

@@ -108,6 +108,7 @@ const TESTS: &[(&str, Test)] = tests![
     admin::a_failed_backup_is_counted_and_logged,
     homes::replies_reach_requesters_on_other_nodes,
     homes::transient_objects_are_the_whole_clusters,
+    homes::exclusive_queues_are_locked_on_every_node,
     homes::what_lives_with_a_node_goes_with_it,
     homes::a_fenced_node_goes_on_in_a_new_life,
 ];

@@ -81,6 +81,50 @@ fn queue_row() -> QueueRow {
     }
 }
 
+const HOME: Home = Home {
+    node: NodeId(2),
+    incarnation: 3,
+};
+
+fn transient_exchange(durable: ExchangeRow) -> ExchangeRow {
+    ExchangeRow {
+        home: Some(HOME),
+        durable: false,
+        ..durable
+    }
+}
+
+fn transient_queue() -> QueueRow {
+    QueueRow {
+        owner: None,
+        home: Some(Box::new(HOME)),
+        durable: false,
+        ..queue_row()
+    }
+}
+
+fn tombstone() -> (RowKey, bytes::Bytes) {
+    let tombstone = Tombstone {
+        queue: QueueId(258),
+        shard: ShardId(3),
+    };
+    match tombstone.put() {
+        warren_cluster_core::rows::Write::Put { row, value } => (row, value),
+        warren_cluster_core::rows::Write::Delete { .. } => panic!("a tombstone is put"),
+    }
+}
+
+fn life() -> (RowKey, bytes::Bytes) {
+    let life = LifeRow {
+        incarnation: HOME.incarnation,
+        fenced: true,
+    };
+    match life.put(HOME.node) {
+        warren_cluster_core::rows::Write::Put { row, value } => (row, value),
+        warren_cluster_core::rows::Write::Delete { .. } => panic!("a life is put"),
+    }
+}
+
 /// One row of each kind.
 fn examples() -> Vec<(RowKey, bytes::Bytes)> {
     let (user, vhost) = ("u", "/");
@@ -96,13 +140,6 @@ fn examples() -> Vec<(RowKey, bytes::Bytes)> {
         user,
         vhost,
         exchange: b"x",
-    };
-    let tombstone = Tombstone {
-        queue: QueueId(258),
-        shard: ShardId(3),
-    };
-    let warren_cluster_core::rows::Write::Put { row, value } = tombstone.put() else {
-        panic!("a tombstone is put");
     };
     let vhost_row = VhostRow {
         description: "d".to_owned(),
@@ -136,32 +173,6 @@ fn examples() -> Vec<(RowKey, bytes::Bytes)> {
         arguments: FieldTable::new().with("alternate-exchange", "ae"),
     };
     let name: &[u8] = b"n";
-    let home = Home {
-        node: NodeId(2),
-        incarnation: 3,
-    };
-    let transient_exchange = ExchangeRow {
-        home: Some(home),
-        durable: false,
-        ..exchange.clone()
-    };
-    let transient_queue = QueueRow {
-        owner: None,
-        home: Some(Box::new(home)),
-        durable: false,
-        ..queue_row()
-    };
-    let life = LifeRow {
-        incarnation: 3,
-        fenced: true,
-    };
-    let warren_cluster_core::rows::Write::Put {
-        row: life_key,
-        value: life,
-    } = life.put(NodeId(2))
-    else {
-        panic!("a life is put");
-    };
     vec![
         (VhostKey { name: vhost }.encode(), vhost_row.encode()),
         (UserKey { name: user }.encode(), user_row.encode()),
@@ -170,13 +181,16 @@ fn examples() -> Vec<(RowKey, bytes::Bytes)> {
         (ExchangeKey { vhost, name }.encode(), exchange.encode()),
         (
             ExchangeKey { vhost, name }.encode(),
-            transient_exchange.encode(),
+            transient_exchange(exchange).encode(),
         ),
         (QueueKey { vhost, name }.encode(), queue_row().encode()),
-        (QueueKey { vhost, name }.encode(), transient_queue.encode()),
+        (
+            QueueKey { vhost, name }.encode(),
+            transient_queue().encode(),
+        ),
         (binding.encode(), BindingKey::value()),
-        (row, value),
-        (life_key, life),
+        tombstone(),
+        life(),
     ]
 }
 

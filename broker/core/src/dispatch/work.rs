@@ -140,7 +140,11 @@ mod tests {
         let bytes = reply.encode();
         assert_eq!(DirectReply::decode(bytes.clone()), Some(reply));
         for cut in 0..bytes.len() {
-            assert_eq!(DirectReply::decode(bytes.slice(..cut)), None, "cut at {cut}");
+            assert_eq!(
+                DirectReply::decode(bytes.slice(..cut)),
+                None,
+                "cut at {cut}"
+            );
         }
         let mut other = bytes.to_vec();
         other[0] = 9;

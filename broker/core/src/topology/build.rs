@@ -18,9 +18,9 @@ use super::{
 };
 use crate::auth::access::Pattern;
 use crate::definitions::{
-    BindingKey, ExchangeKey, ExchangeRow, LifeRow, PermissionKey, PermissionRow, Predeclared, QueueKey,
-    QueueRow, RowError, Store, Tombstone, TopicPermissionKey, TopicPermissionRow, UserKey, UserRow,
-    VhostKey, VhostRow, kind,
+    BindingKey, ExchangeKey, ExchangeRow, LifeRow, PermissionKey, PermissionRow, Predeclared,
+    QueueKey, QueueRow, RowError, Store, Tombstone, TopicPermissionKey, TopicPermissionRow,
+    UserKey, UserRow, VhostKey, VhostRow, kind,
 };
 use crate::dispatch::operation::DestinationKind;
 use crate::names::Name;

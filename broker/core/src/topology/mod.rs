@@ -261,7 +261,10 @@ impl Topology {
 
     /// The newest life of every node that ever served clients.
     pub fn lives(&self) -> impl Iterator<Item = (NodeId, LifeRow)> {
-        self.indexes.lives.iter().map(|(node, (_, life))| (*node, *life))
+        self.indexes
+            .lives
+            .iter()
+            .map(|(node, (_, life))| (*node, *life))
     }
 
     /// Whether no node but this one ever served clients of the cluster.

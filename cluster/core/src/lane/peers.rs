@@ -11,8 +11,8 @@ use crate::machine::Machine;
 use crate::replica::Replica;
 use crate::rows::Version;
 
-/// A node that there is no way to for so long, or that says nothing, is ruled out: longer than any lease can last, so
-/// that no leader acts on what it still thinks (rule 8).
+/// A node that there is no way to for so long, or that says nothing, is ruled out: longer than any
+/// lease can last, so that no leader acts on what it still thinks (rule 8).
 pub(super) const RULE_OUT_MILLIS: u64 = 2_000;
 /// How long a batch may wait for definitions that this node does not have, and how many bytes of
 /// such.

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::background::HEAD_PART;
-use super::store::Store;
 use super::hosts::Hosts;
 use super::shared::Shared;
+use super::store::Store;
 use super::{Course, Error, Lane, Options, rows_at};
 use crate::batch::Batch;
 use crate::checkpoint::Header;
@@ -123,7 +123,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 impl<M: Machine> Found<M> {
     fn nothing(options: &Options, machine: impl Fn(ShardId) -> M) -> Self {
         let shards = options.shards;
-        let queues = std::iter::once(ShardId::queues_of(options.node)).chain((1..=shards).map(ShardId));
+        let queues =
+            std::iter::once(ShardId::queues_of(options.node)).chain((1..=shards).map(ShardId));
         let rows = [
             (ShardId::DEFINITIONS, Rows::default()),
             (
@@ -262,7 +263,11 @@ impl<M: Machine> Shard<M> {
         let failed = |cause| Error::Consensus { shard, cause };
         let origin = origin(options);
         if shard.is_unlogged() {
-            return Ok(Replica::new(self.state, Consensus::unlogged(Term(options.life.0)), origin));
+            return Ok(Replica::new(
+                self.state,
+                Consensus::unlogged(Term(options.life.0)),
+                origin,
+            ));
         }
         let Some(replica) = self.replica else {
             let mut replica = Replica::new(self.state, Consensus::vacant(), origin);

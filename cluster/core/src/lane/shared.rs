@@ -5,8 +5,8 @@
 //! - an answer waits for a bounded time, and a node that let one wait for so long is not waited for
 //!   again before it has caught up;
 //! - of a node's life that was fenced nothing is taken;
-//! - a node says something to every other one twice a second at least, so that one whose process has
-//!   stopped is known from one that has nothing to say.
+//! - a node says something to every other one twice a second at least, so that one whose process
+//!   has stopped is known from one that has nothing to say.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -174,7 +174,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         for (ticket, committed) in answered {
             match committed {
                 Some(committed @ Committed::Yes { .. })
-                    if (waits || self.shared.is_busy()) && self.course == super::Course::Running =>
+                    if (waits || self.shared.is_busy())
+                        && self.course == super::Course::Running =>
                 {
                     self.shared.held.push_back(Held {
                         at,
@@ -317,12 +318,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     /// A node's rows of its lives up to this one are gone (rule 11).
-    pub(super) fn fence(
-        &mut self,
-        node: NodeId,
-        life: Life,
-        outputs: &mut Outputs<M::Effect, T>,
-    ) {
+    pub(super) fn fence(&mut self, node: NodeId, life: Life, outputs: &mut Outputs<M::Effect, T>) {
         let shared = &mut self.shared;
         let fence = shared.fences.entry(node).or_default();
         *fence = life.max(*fence);

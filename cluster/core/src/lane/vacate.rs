@@ -47,9 +47,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn vacate(&mut self, shard: ShardId, replica: ReplicaId) {
         let here = match rows_at(shard) {
             Some(at) => self.rows[at].id(),
-            None => {
-                queue_at(shard, &self.options).map_or(ReplicaId(0), |at| self.queues[at].id())
-            }
+            None => queue_at(shard, &self.options).map_or(ReplicaId(0), |at| self.queues[at].id()),
         };
         if here == replica && replica != ReplicaId(0) && !shard.is_unlogged() {
             self.vacating.entry(shard).or_insert(Vacating {

@@ -188,9 +188,9 @@ impl Walk {
             codec::put_change(&mut out, &change);
             last = Some(key.clone());
         }
-        let flags = u8::from(!self.begun) * BEGINS | u8::from(ended) * WHOLE;
+        let flags = u8::from(!self.begun) * BEGINS + u8::from(ended) * WHOLE;
         self.begun = true;
-        self.after = last.or(self.after.take());
+        self.after = last.or_else(|| self.after.take());
         (piece(flags, self.version, &out), ended)
     }
 }

@@ -88,7 +88,10 @@ impl Mirror {
             }
         } else {
             for change in rows {
-                self.bytes -= self.rows.get(&change.row).map_or(0, |it| size(&change.row, it));
+                self.bytes -= self
+                    .rows
+                    .get(&change.row)
+                    .map_or(0, |it| size(&change.row, it));
                 self.rows.remove(&change.row);
                 changes.push(change.clone());
                 self.bytes += put(&mut self.rows, change);
@@ -287,7 +290,13 @@ mod tests {
             let mut mirror = Mirror::new(NODE);
             let mut changes = Vec::new();
             let bytes = piece.bytes.slice(..cut);
-            let taken = mirror.take(&Piece { bytes, ..piece.clone() }, &mut changes);
+            let taken = mirror.take(
+                &Piece {
+                    bytes,
+                    ..piece.clone()
+                },
+                &mut changes,
+            );
             // What ends between two rows is fewer rows.
             assert!(taken.is_err() || changes.len() < 2, "cut at {cut}");
         }
@@ -297,12 +306,20 @@ mod tests {
         for _ in 0..20_000 {
             let mut bytes = piece.bytes[..60.min(piece.bytes.len())].to_vec();
             for _ in 0..3 {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 let at = (random >> 33) as usize % bytes.len();
                 bytes[at] = (random >> 20) as u8;
             }
             let bytes = bytes.into();
-            let _ = Mirror::new(NODE).take(&Piece { bytes, ..piece.clone() }, &mut Vec::new());
+            let _ = Mirror::new(NODE).take(
+                &Piece {
+                    bytes,
+                    ..piece.clone()
+                },
+                &mut Vec::new(),
+            );
         }
     }
 

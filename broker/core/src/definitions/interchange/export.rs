@@ -343,9 +343,7 @@ impl File<'_> {
     }
 
     fn queues(&mut self, vhost: &Vhost) {
-        let queues = vhost
-            .queues()
-            .filter(|queue| queue.is_kept());
+        let queues = vhost.queues().filter(|queue| queue.is_kept());
         let mut queues: Vec<_> = queues.collect();
         queues.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         for queue in queues {
@@ -393,9 +391,7 @@ impl File<'_> {
 
 /// Whether an exchange is what a user declared and means to keep.
 fn is_exported(exchange: &Exchange) -> bool {
-    exchange.is_kept()
-        && !exchange.is_predeclared()
-        && !exchange.name.starts_with(b"amq.")
+    exchange.is_kept() && !exchange.is_predeclared() && !exchange.name.starts_with(b"amq.")
 }
 
 fn in_order(a: &Binding, b: &Binding) -> Ordering {

@@ -55,9 +55,7 @@ impl Room<'_> {
                 && !self.wanted.exchanges.contains_key(&text(&exchange.name))
         });
         let going_queues = queues(vhost, |queue| {
-            of_queues
-                && queue.is_kept()
-                && !self.wanted.queues.contains_key(&text(&queue.name))
+            of_queues && queue.is_kept() && !self.wanted.queues.contains_key(&text(&queue.name))
         });
         let going = in_order(vhost, |binding| {
             of_bindings

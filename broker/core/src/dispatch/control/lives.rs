@@ -42,12 +42,13 @@ pub fn fence(topology: &Topology, node: NodeId) -> Vec<Transaction> {
 /// Whether nothing in the definitions lives with the node.
 fn is_swept(topology: &Topology, node: NodeId) -> bool {
     let lives = |home: Option<Home>| home.is_some_and(|home| home.node == node);
-    let queue = |queue: &Arc<Queue>| {
-        queue.store == Store::Replicated && lives(queue.row.lives_with())
-    };
+    let queue =
+        |queue: &Arc<Queue>| queue.store == Store::Replicated && lives(queue.row.lives_with());
     let exchange = |exchange: &Arc<Exchange>| lives(exchange.row.home);
-    !topology.queues().any(|it| queue(it))
-        && !topology.vhosts().any(|vhost| vhost.exchanges().any(exchange))
+    !topology.queues().any(queue)
+        && !topology
+            .vhosts()
+            .any(|vhost| vhost.exchanges().any(exchange))
 }
 
 fn sweep(topology: &Topology, node: NodeId, life: LifeRow) -> Vec<Transaction> {

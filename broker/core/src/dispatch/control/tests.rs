@@ -556,7 +556,11 @@ fn a_name_that_others_can_ask_for_is_claimed_where_they_would() {
     };
     let mine = ShardId::queues_of(NodeId(1));
     world.run(1, queue("q1", false, true)).expect("declared");
-    assert_eq!(store(&world, "q1"), (Store::Local, mine), "nobody else is there");
+    assert_eq!(
+        store(&world, "q1"),
+        (Store::Local, mine),
+        "nobody else is there"
+    );
     world.run(1, queue("q2", false, false)).expect("declared");
     assert_eq!(store(&world, "q2"), (Store::Replicated, mine));
     let life = |node, incarnation, fenced| {
@@ -578,7 +582,11 @@ fn a_name_that_others_can_ask_for_is_claimed_where_they_would() {
         panic!("declared");
     };
     let drawn = String::from_utf8(name).expect("text");
-    assert_eq!(store(&world, &drawn), (Store::Local, mine), "nobody can guess it");
+    assert_eq!(
+        store(&world, &drawn),
+        (Store::Local, mine),
+        "nobody can guess it"
+    );
     let locked = world.run(2, queue("q3", false, true));
     assert_eq!(locked.expect_err("locked").code, ReplyCode::ResourceLocked);
     world.end_session(1);
@@ -586,6 +594,10 @@ fn a_name_that_others_can_ask_for_is_claimed_where_they_would() {
     assert!(world.has_queue("q2"));
     // This life of the node is over, and it has not noticed yet.
     world.transact(ShardId::DEFINITIONS, &life(1, 2, true));
-    world.run(1, queue("q4", false, true)).expect_err("it is over");
-    world.run(1, queue("q4", true, false)).expect("durable ones outlive it");
+    world
+        .run(1, queue("q4", false, true))
+        .expect_err("it is over");
+    world
+        .run(1, queue("q4", true, false))
+        .expect("durable ones outlive it");
 }

@@ -341,7 +341,10 @@ fn a_host_that_says_nothing_is_gone_too() {
     net.done(1);
     net.pass(10_000);
     let lane = net.nodes[1].lane.as_ref().expect("started");
-    assert!(!lane.is_gone(NodeId(1), net.now.mono), "it says that it is there");
+    assert!(
+        !lane.is_gone(NodeId(1), net.now.mono),
+        "it says that it is there"
+    );
     net.lost = 100;
     net.propose(1, 0, 2, &[11]);
     net.pass(2_600);
@@ -350,7 +353,11 @@ fn a_host_that_says_nothing_is_gone_too() {
     net.pass(1_000);
     net.propose(1, 0, 3, &[12]);
     net.pass(600);
-    assert_eq!(net.done(1), [(3, Outcome::Stored)], "it has found its way back");
+    assert_eq!(
+        net.done(1),
+        [(3, Outcome::Stored)],
+        "it has found its way back"
+    );
 }
 
 #[test]
@@ -378,10 +385,14 @@ fn a_fence_takes_a_lifes_rows_away_and_a_new_life_brings_them_back() {
 fn batches_of_others_are_refused_while_memory_is_scarce() {
     let mut net = Net::new(2, 1);
     net.link(0, 1);
-    net.nodes[0].inputs.push_back(Input::Scarce { memory: true });
+    net.nodes[0]
+        .inputs
+        .push_back(Input::Scarce { memory: true });
     net.propose(1, 0, 1, &[10]);
     assert_eq!(net.done(1), [(1, Outcome::Refused)]);
-    net.nodes[0].inputs.push_back(Input::Scarce { memory: false });
+    net.nodes[0]
+        .inputs
+        .push_back(Input::Scarce { memory: false });
     net.propose(1, 0, 2, &[11]);
     assert_eq!(net.done(1), [(2, Outcome::Stored)]);
     assert_eq!(net.values(0), [11]);
@@ -442,7 +453,11 @@ fn whatever_is_lost_rows_are_the_same_everywhere_in_the_end() {
             all.extend(own.all().into_iter().map(|it| (it.row, it.version)));
         }
         for node in &net.nodes {
-            assert!(node.outputs.foreign.is_empty(), "{:?}", node.outputs.foreign);
+            assert!(
+                node.outputs.foreign.is_empty(),
+                "{:?}",
+                node.outputs.foreign
+            );
             let seen: Vec<_> = node.rows.keys().collect();
             assert_eq!(seen, all.keys().collect::<Vec<_>>(), "node {}", node.id);
         }

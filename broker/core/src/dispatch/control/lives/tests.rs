@@ -154,8 +154,14 @@ fn a_new_life_begins_without_what_an_earlier_one_left() {
     world.queue("q of another", home(THERE, 1));
     world.exchange("x", Some(home(HERE, 1)));
     world.exchange("auto-delete", None);
-    world.write(vec![binding("auto-delete", "q"), binding("x", "q of another")]);
-    assert!(begin(&world.topology, home(HERE, 1)).is_empty(), "it goes on");
+    world.write(vec![
+        binding("auto-delete", "q"),
+        binding("x", "q of another"),
+    ]);
+    assert!(
+        begin(&world.topology, home(HERE, 1)).is_empty(),
+        "it goes on"
+    );
     let before = world.topology.clone();
     let began = begin(&world.topology, home(HERE, 2));
     let changes = world.run(began);
@@ -197,7 +203,11 @@ fn a_fence_ends_a_life_and_nothing_can_be_added_to_it() {
     assert!(world.topology.is_over(home(THERE, 1)));
     let began = begin(&world.topology, home(THERE, 2));
     let changes = world.run(began);
-    assert_eq!(fences(&changes), [(THERE, 1)], "what is older than this one");
+    assert_eq!(
+        fences(&changes),
+        [(THERE, 1)],
+        "what is older than this one"
+    );
 }
 
 #[test]
