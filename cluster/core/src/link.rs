@@ -426,9 +426,36 @@ mod tests {
         .into_iter()
         .chain(transfers())
         .chain(dealings())
+        .chain(shared())
         .enumerate()
         .map(|(shard, parcel)| (ShardId(shard as u32), parcel))
         .collect()
+    }
+
+    fn shared() -> impl Iterator<Item = Parcel> {
+        let got = |again| Parcel::RowsGot {
+            stream: 2,
+            got: Seq(5),
+            version: Version(6),
+            again,
+        };
+        let all = [
+            Parcel::Rows(Piece {
+                life: Life(1),
+                stream: 2,
+                seq: Seq(3),
+                bytes: Bytes::from_static(b"rows"),
+            }),
+            got(false),
+            got(true),
+            Parcel::Known {
+                version: Version(7),
+            },
+            Parcel::Post {
+                bytes: Bytes::from_static(b"post"),
+            },
+        ];
+        all.into_iter()
     }
 
     fn transfers() -> impl Iterator<Item = Parcel> {

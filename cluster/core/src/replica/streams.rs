@@ -47,7 +47,7 @@ impl Sender {
     /// The other end has all up to this one.
     pub(crate) fn acked(&mut self, upto: Seq, now: Instant) {
         let first = self.first().0;
-        let count = (upto.0 + 1).saturating_sub(first);
+        let count = upto.0.saturating_add(1).saturating_sub(first);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         if count > 0 {
             self.unacked.drain(..count.min(self.unacked.len()));
@@ -135,7 +135,7 @@ mod tests {
         let again = [(Seq(2), thing("b")), (Seq(3), thing("c"))];
         assert_eq!(sender.again(now), again);
         sender.acked(Seq(1), now);
-        sender.acked(Seq(9), now);
+        sender.acked(Seq(u64::MAX), now);
         assert!(sender.again(now).is_empty());
         assert_eq!(sender.push(thing("d"), now), Seq(4));
     }

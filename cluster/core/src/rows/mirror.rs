@@ -113,7 +113,7 @@ impl Mirror {
         self.drop_next();
         self.next = Some(BTreeMap::new());
         self.take_place(self.version, changes);
-        (self.life, self.stream) = (Life(life.0 + 1), 0);
+        (self.life, self.stream) = (Life(life.0.saturating_add(1)), 0);
         self.receiver = Receiver::default();
     }
 
