@@ -446,3 +446,39 @@ pub(crate) fn a_fenced_node_goes_on_in_a_new_life(
     })?;
     trio.stop()
 }
+
+/// A node stands still for so long that it is ruled out; its consumers go on when it does.
+pub(crate) fn consumers_go_on_after_a_pause(context: &Context, runtime: &Runtime) -> Result<()> {
+    let trio = Trio::start(context, "pause")?;
+    runtime.block_on(async {
+        let (host, paused) = (trio.client(0).await?, trio.client(2).await?);
+        host.declare("transient", Kind::Transient).await?;
+        host.declare("durable", Kind::Durable).await?;
+        let mut consumers = Vec::new();
+        for queue in ["transient", "durable"] {
+            consumers.push((queue, consume(&paused, queue, true).await?));
+        }
+        trio.signal(2, libc::SIGSTOP)?;
+        eventually("it is ruled out", || async {
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let name = "transient".into();
+            let declare = host
+                .channel
+                .queue_declare(name, options, FieldTable::default());
+            let queue = answer("queue.declare-ok", declare).await?;
+            ensure!(queue.consumer_count() == 0, "it has a consumer");
+            Ok(())
+        })
+        .await?;
+        trio.signal(2, libc::SIGCONT)?;
+        for (queue, consumer) in &mut consumers {
+            must_be_stored(&publish(&host, "", queue, None, b"on").await?)?;
+            next("a message after the pause", consumer).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    trio.stop()
+}

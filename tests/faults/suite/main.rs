@@ -111,6 +111,7 @@ const TESTS: &[(&str, Test)] = tests![
     homes::exclusive_queues_are_locked_on_every_node,
     homes::what_lives_with_a_node_goes_with_it,
     homes::a_fenced_node_goes_on_in_a_new_life,
+    homes::consumers_go_on_after_a_pause,
 ];
 
 fn main() -> ExitCode {

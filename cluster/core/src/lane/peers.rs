@@ -249,6 +249,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if replica.rule_out(is_gone, &mut turn) {
                 self.touched.insert(replica.shard());
             }
+            replica.call_back(is_gone, now.mono, &mut self.store.mail);
             replica.resend(None, &mut self.store.mail, now.mono);
         }
         self.next_tick = Some(if any {

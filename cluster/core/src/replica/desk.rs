@@ -7,7 +7,7 @@
 //! - inputs of a node reach the machine in their order, and none before this node knows the
 //!   definitions that its sender knew.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -19,6 +19,8 @@ use crate::machine::{Desk, Machine, Malformed};
 use crate::parts::Parts;
 use crate::rows::Version;
 
+/// A node that is to make its claim is asked again after this.
+const CALL_BACK_MILLIS: u64 = 500;
 /// Inputs that wait for somebody to lead.
 const WAITING_MAX: usize = 1 << 20;
 
@@ -65,7 +67,8 @@ pub(super) struct Guests {
     here: Work,
     /// For each entry of the leader's own that is on its way: what was proposed with it.
     marks: VecDeque<Vec<(NodeId, Seq)>>,
-    ruled_out: BTreeSet<NodeId>,
+    /// Nodes that were gone for long, and when one that was there again was last asked to claim.
+    ruled_out: BTreeMap<NodeId, Instant>,
     /// The newest life of each node that was heard of in this term.
     lives: BTreeMap<NodeId, Life>,
 }
@@ -520,14 +523,50 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let known = self.state.origins().nodes().map(|(_, node)| node);
         let gone = known.filter(|node| *node != here && is_gone(*node));
         let gone: Vec<NodeId> = gone
-            .filter(|node| !self.guests.ruled_out.contains(node))
+            .filter(|node| !self.guests.ruled_out.contains_key(node))
             .collect();
         for node in &gone {
-            self.guests.ruled_out.insert(*node);
+            self.guests.ruled_out.insert(*node, Instant(0));
             self.guests.nodes.remove(node);
             self.with(turn, |machine, context| machine.node_down(*node, context));
         }
         !gone.is_empty()
+    }
+
+    /// Asks nodes that were ruled out, and are there again, to make their claims: they may not know
+    /// that their consumers are none any more.
+    pub(crate) fn call_back(
+        &mut self,
+        is_gone: impl Fn(NodeId) -> bool,
+        now: Instant,
+        mail: &mut Mail,
+    ) {
+        let (shard, Some(term)) = (self.shard(), self.leads) else {
+            return;
+        };
+        let Guests {
+            ruled_out, lives, ..
+        } = &mut self.guests;
+        for (node, asked) in ruled_out {
+            // One that was not heard of in this term has its claim to make in any case.
+            let Some(life) = lives.get(node).filter(|_| !is_gone(*node)) else {
+                continue;
+            };
+            if asked.plus_millis(CALL_BACK_MILLIS) <= now {
+                *asked = now;
+                let dealing = Dealing::Got {
+                    got: Seq(0),
+                    paid: Seq(0),
+                    again: true,
+                };
+                let parcel = Parcel::Dealing {
+                    term,
+                    life: *life,
+                    dealing,
+                };
+                mail.send(*node, shard, &parcel);
+            }
+        }
     }
 
     /// Whether the shard knows of nodes that this leader has neither heard nor ruled out.
@@ -535,7 +574,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let here = self.origin.node();
         let mut others = self.state.origins().nodes().map(|(_, node)| node);
         let heard = |node: &NodeId| {
-            self.guests.nodes.contains_key(node) || self.guests.ruled_out.contains(node)
+            self.guests.nodes.contains_key(node) || self.guests.ruled_out.contains_key(node)
         };
         self.leads.is_some() && others.any(|node| node != here && !heard(&node))
     }

@@ -146,6 +146,7 @@ async fn administrators_see_health_and_services() {
     let wanted = [
         "grpc.health.v1.Health",
         "warren.admin.v1.Backup",
+        "warren.admin.v1.Cluster",
         "warren.admin.v1.Definitions",
         "warren.admin.v1.Users",
     ];
