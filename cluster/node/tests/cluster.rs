@@ -527,7 +527,9 @@ async fn four(name: &str) -> (Vec<Folder>, Vec<Node>) {
 /// Waits until all is where it belongs.
 async fn rested(node: &Node) {
     let until = Instant::now() + PATIENCE;
+    let mut period = tokio::time::interval(Duration::from_millis(50));
     loop {
+        period.tick().await;
         let overview = node.cluster.overview().await;
         let (_, layout) = node.cluster.layout(&overview);
         let directory = &overview.directory;
@@ -541,7 +543,6 @@ async fn rested(node: &Node) {
             return;
         }
         assert!(Instant::now() < until, "no rest: {layout:?} {directory:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -36,7 +36,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     }
 
     /// Becomes the replica `id`, without a past: whoever leads makes it a learner and gives it
-    /// the shard's state. Only where there was none; nothing where it, or a later one, was given up.
+    /// the shard's state. Only where there was none; nothing where it, or a later one, was given
+    /// up.
     ///
     /// # Errors
     /// The consensus library's own.

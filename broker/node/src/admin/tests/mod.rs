@@ -2,6 +2,7 @@
 
 mod access;
 mod backups;
+mod cluster;
 mod files;
 mod users;
 
@@ -26,7 +27,6 @@ use warren_cluster_core::rows::Version;
 use super::routes;
 use crate::backup::Backups;
 use crate::broker::Broker;
-use crate::cluster;
 use crate::config::Config;
 use crate::definitions;
 use crate::metrics::Registry;
@@ -45,7 +45,7 @@ const FIXTURE: &[u8] =
 struct Node {
     broker: Arc<Broker>,
     backups: Arc<Backups>,
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     folder: PathBuf,
 }
 
@@ -69,7 +69,7 @@ impl Node {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let listener = Listener::bind(any).await.expect("a port");
         let routes = routes(&broker, &backups).expect("serves");
-        let cluster = cluster::start(&broker, listener, any, any, routes).await;
+        let cluster = crate::cluster::start(&broker, listener, any, any, routes).await;
         let cluster = cluster.expect("founds");
         let first = definitions::first_definitions(&broker).await;
         first.expect("stores");

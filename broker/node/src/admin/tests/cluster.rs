@@ -1,0 +1,161 @@
+//! Nodes and shards: what there is, and what is refused.
+
+use tonic::Code;
+
+use super::*;
+use crate::proto::admin_v1::cluster_client::ClusterClient;
+
+async fn client(node: &Node) -> ClusterClient<Channel> {
+    ClusterClient::new(node.admin().await)
+}
+
+fn code<T>(answer: Result<T, Status>) -> (Code, String) {
+    let status = answer.err().expect("is refused");
+    (status.code(), status.message().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_one_says_what_it_is() {
+    let node = Node::start(|_| {}).await;
+    node.import(FIXTURE, proto::ImportOptions::default())
+        .await
+        .expect("imports");
+    let mut cluster = client(&node).await;
+    let answer = cluster.cluster_status(proto::ClusterStatusRequest {}).await;
+    let status = answer.expect("answers").into_inner();
+    assert!(status.settled, "{status:?}");
+    assert_eq!((status.shards, status.shards_settled), (4, 5));
+    assert_eq!(status.nodes.len(), 1);
+    let first = &status.nodes[0];
+    assert_eq!((first.id, first.replicas, first.leaders), (1, 4, 4));
+    assert!(first.reachable && first.quorum_critical);
+
+    let answer = cluster.list_shards(proto::ListShardsRequest {}).await;
+    let shards = answer.expect("answers").into_inner().shards;
+    assert_eq!(shards.len(), 5);
+    let durable = node.broker.topology();
+    let durable = durable.queues().count() as u32;
+    assert!(durable > 0);
+    assert_eq!(shards.iter().map(|it| it.queues).sum::<u32>(), durable);
+    assert!(shards.iter().all(|it| it.leader == 1 && it.settled));
+
+    let request = proto::PredictLossRequest {
+        nodes: vec![1],
+        zone: String::new(),
+    };
+    let answer = cluster.predict_loss(request).await;
+    let loss = answer.expect("answers").into_inner();
+    assert_eq!(
+        (loss.shards.len(), loss.queue_count),
+        (5, u64::from(durable))
+    );
+
+    let request = proto::RebalanceRequest { dry_run: true };
+    let plan = cluster.rebalance(request).await.expect("answers");
+    assert_eq!(plan.into_inner(), proto::RebalanceResponse::default());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_break_the_cluster_is_refused() {
+    let node = Node::start(|_| {}).await;
+    node.import(FIXTURE, proto::ImportOptions::default())
+        .await
+        .expect("imports");
+    let version = node.version();
+    let mut cluster = client(&node).await;
+    let drained = cluster
+        .drain_node(proto::DrainNodeRequest { node: 1 })
+        .await;
+    let (kind, text) = code(drained);
+    assert_eq!(kind, Code::FailedPrecondition);
+    assert!(text.contains("the last one"), "{text}");
+    let request = proto::RemoveNodeRequest {
+        node: 1,
+        force: false,
+    };
+    let (kind, text) = code(cluster.remove_node(request).await);
+    assert_eq!(kind, Code::FailedPrecondition);
+    let queue = {
+        let topology = node.broker.topology();
+        let queue = topology.queues().next().expect("the file has queues");
+        String::from_utf8_lossy(&queue.name).into_owned()
+    };
+    assert!(
+        text.contains("no majority") && text.contains(&queue),
+        "{text}"
+    );
+    let request = proto::RemoveNodeRequest {
+        node: 1,
+        force: true,
+    };
+    assert_eq!(
+        code(cluster.remove_node(request).await).0,
+        Code::FailedPrecondition
+    );
+    let request = proto::ReplaceNodeRequest { node: 1, by: 2 };
+    assert_eq!(
+        code(cluster.replace_node(request).await).0,
+        Code::FailedPrecondition
+    );
+
+    let request = proto::DrainNodeRequest { node: 7 };
+    assert_eq!(code(cluster.drain_node(request).await).0, Code::NotFound);
+    let request = proto::RemoveNodeRequest {
+        node: 7,
+        force: true,
+    };
+    assert_eq!(code(cluster.remove_node(request).await).0, Code::NotFound);
+    let request = proto::MoveReplicaRequest {
+        shard: 1,
+        from: 1,
+        to: 7,
+    };
+    assert_eq!(code(cluster.move_replica(request).await).0, Code::NotFound);
+    let request = proto::TransferLeaderRequest { shard: 9, to: 1 };
+    assert_eq!(
+        code(cluster.transfer_leader(request).await).0,
+        Code::NotFound
+    );
+    let request = proto::RecoverShardRequest {
+        shard: 1,
+        node: 1,
+        confirm: true,
+    };
+    let (kind, text) = code(cluster.recover_shard(request).await);
+    assert_eq!(kind, Code::FailedPrecondition);
+    assert!(text.contains("nothing to recover"), "{text}");
+
+    for (uses, ttl_seconds) in [(5000, 0), (1, u64::MAX)] {
+        let request = proto::CreateJoinTokenRequest { uses, ttl_seconds };
+        let (kind, _) = code(cluster.create_join_token(request).await);
+        assert_eq!(kind, Code::InvalidArgument);
+    }
+    let request = proto::AddNodeRequest {
+        address: "127.0.0.1:1".to_owned(),
+        fingerprint: "zz".to_owned(),
+    };
+    assert_eq!(
+        code(cluster.add_node(request).await).0,
+        Code::InvalidArgument
+    );
+    assert_eq!(node.version(), version, "nothing has changed");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_told_to_those_who_watch() {
+    let node = Node::start(|_| {}).await;
+    let mut cluster = client(&node).await;
+    let answer = cluster.watch_events(proto::WatchEventsRequest {}).await;
+    let mut events = answer.expect("answers").into_inner();
+    node.broker
+        .events()
+        .tell("alarm", None, None, "the disk is full".to_owned());
+    let event = tokio::time::timeout(WITHIN, events.message()).await;
+    let event = event.expect("in time").expect("goes on").expect("an event");
+    assert_eq!((event.kind.as_str(), event.node), ("alarm", 0));
+    assert_eq!(event.text, "the disk is full");
+    drop(events);
+    node.stop().await;
+}
