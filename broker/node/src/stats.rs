@@ -88,5 +88,10 @@ impl Stats {
         gauge!("warren_bodies_young_bytes").set(status.young_bytes as f64);
         gauge!("warren_bodies_unlogged_bytes").set(status.memory_bytes as f64);
         counter!("warren_log_syncs_total").absolute(status.syncs);
+        let leads = broker.lane().leads();
+        gauge!("warren_shards").set(f64::from(broker.lane().shards() + 1));
+        gauge!("warren_shards_led_replicas").set(f64::from(leads.replicas));
+        gauge!("warren_shards_led").set(f64::from(leads.shards));
+        gauge!("warren_shards_led_unsettled").set(f64::from(leads.unsettled));
     }
 }

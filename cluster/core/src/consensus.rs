@@ -233,6 +233,14 @@ impl Consensus {
         }
     }
 
+    /// Whether this node's disk hangs: what it leads goes to a voter that takes it, else nobody
+    /// leads; and it does not stand for election meanwhile.
+    pub fn set_disk_hangs(&mut self, hangs: bool) {
+        if let Some(group) = self.group_mut() {
+            group.set_disk_hangs(hangs);
+        }
+    }
+
     /// A peer's message came.
     ///
     /// # Errors

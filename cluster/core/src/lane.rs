@@ -11,6 +11,7 @@
 //! - an idle lane has no deadline.
 
 mod background;
+mod health;
 mod hosts;
 mod install;
 mod peers;
@@ -36,6 +37,7 @@ use crate::rows::{Committed, Rows, Transaction};
 pub use peers::ShardStatus;
 pub use recovery::founding;
 
+use health::Room;
 use hosts::Hosts;
 use install::Installing;
 use peers::Stalled;
@@ -144,6 +146,8 @@ pub struct Lane<M: Machine, T> {
     scarce: bool,
     /// Batches of other nodes about definitions that this one does not have yet, in their order.
     stalled: VecDeque<Stalled>,
+    /// What is known of room on disks.
+    room: Room,
     /// Peers' replicas that are being rebuilt from this node's.
     sending: BTreeMap<ShardId, Sending>,
     /// The replica of this node that is being rebuilt.
@@ -361,6 +365,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return false;
         };
         let room = shard.is_unlogged() || self.has_room_for(&batch);
+        let room = room && self.voters_have_room(shard);
         if self.course != Course::Running || !room {
             return false;
         }

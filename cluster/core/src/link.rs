@@ -40,6 +40,7 @@ const ROWS: u8 = 10;
 const ROWS_GOT: u8 = 11;
 const KNOWN: u8 = 12;
 const POST: u8 = 13;
+const ROOM: u8 = 14;
 
 /// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -70,6 +71,8 @@ pub enum Parcel {
     Closed { origin: OriginId },
     /// Who leads the shard, in which term, as far as the sender knows.
     Leader { node: NodeId, term: Term },
+    /// Whether the sender's disk has room for publishes, whatever the shard.
+    Room { has_room: bool },
     /// A replica is being rebuilt.
     Transfer(Transfer),
     /// Between the sessions of a node, in this life of it, and the leader, in its term.
@@ -153,6 +156,7 @@ impl Parcel {
                 head.put_u64_le(node.0);
                 head.put_u64_le(term.0);
             }
+            Self::Room { has_room } => head.put_u8(u8::from(*has_room)),
             Self::Transfer(transfer) => transfer.encode(&mut body),
             Self::Dealing {
                 term,
@@ -195,6 +199,7 @@ impl Parcel {
             Self::Again { .. } => AGAIN,
             Self::Closed { .. } => CLOSED,
             Self::Leader { .. } => LEADER,
+            Self::Room { .. } => ROOM,
             Self::Transfer(_) => TRANSFER,
             Self::Dealing { .. } => DEALING,
             Self::Rows(_) => ROWS,
@@ -273,6 +278,14 @@ impl Parcel {
             LEADER => Self::Leader {
                 node: NodeId(word(&mut rest)?),
                 term: Term(word(&mut rest)?),
+            },
+            ROOM => Self::Room {
+                has_room: match rest.try_get_u8() {
+                    Ok(0) => false,
+                    Ok(1) => true,
+                    Ok(_) => return Err("neither room nor none"),
+                    Err(_) => return Err(SHORT),
+                },
             },
             TRANSFER => Self::Transfer(Transfer::decode(&mut rest, whole)?),
             DEALING => {
@@ -422,6 +435,8 @@ mod tests {
                 node: NodeId(2),
                 term: Term(9),
             },
+            Parcel::Room { has_room: false },
+            Parcel::Room { has_room: true },
         ]
         .into_iter()
         .chain(transfers())

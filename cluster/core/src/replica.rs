@@ -366,11 +366,15 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 seq,
                 outcome,
             } => {
-                if node == self.origin.node() {
+                // Rows are answered where they are applied, so that whoever asked sees them. All
+                // else by the leader, who may apply it last, its own disk being the slowest: what
+                // is asked of it after the answer must find it.
+                let rows = self.shard().is_rows();
+                let here = node == self.origin.node();
+                if here && (rows || self.consensus.leads().is_some()) {
                     return self.outcome(origin, seq, outcome, turn.now);
                 }
-                // Rows are answered where they are applied, so that whoever asked sees them.
-                if !self.shard().is_rows() {
+                if !here && !rows {
                     let outcome = Parcel::Outcome {
                         origin,
                         seq,

@@ -8,6 +8,8 @@ use warren_cluster_core::ids::{Life, NodeId, Now, ShardId};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane::{self, Lane, ShardStatus};
 use warren_cluster_core::machine::Machine;
+use warren_cluster_core::members::all_shards;
+use warren_cluster_core::members::steps::is_settled;
 
 use crate::clock::Clock;
 use crate::disk::Files;
@@ -36,6 +38,16 @@ pub struct Status {
     pub syncs: u64,
     /// Microseconds that the sync now in flight has taken; 0 when there is none.
     pub sync_micros: u64,
+}
+
+/// How many shards a node leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leads {
+    pub shards: u32,
+    /// The replicas that these have, together.
+    pub replicas: u32,
+    /// Those that do not have all the replicas which they are to have, or still have others.
+    pub unsettled: u32,
 }
 
 /// A running node. Cheap to clone; the node stops when the last handle is gone, without writing
@@ -202,6 +214,25 @@ where
     #[must_use]
     pub fn shard_status(&self, shard: ShardId) -> Option<ShardStatus> {
         self.shared().shards_status([shard]).pop()
+    }
+
+    /// What this node leads; waits for the turn in progress, if there is one.
+    #[must_use]
+    pub fn leads(&self) -> Leads {
+        let shared = self.shared();
+        let directory = shared.peers.directory.borrow().clone();
+        let mut leads = Leads::default();
+        for status in shared.shards_status(all_shards(shared.shards)) {
+            if status.leader.is_none_or(|(_, node)| node != shared.node) {
+                continue;
+            }
+            leads.shards += 1;
+            leads.replicas += status.members.all().count() as u32;
+            let row = directory.replicas.get(&status.shard);
+            let settled = row.is_none_or(|row| is_settled(&row.value, &status));
+            leads.unsettled += u32::from(!settled);
+        }
+        leads
     }
 
     /// The cluster that the node is of.

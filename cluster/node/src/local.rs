@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut};
 use warren_cluster_core::ids::{NodeId, ReplicaId};
@@ -37,6 +38,10 @@ const FIRST_NODE: NodeId = NodeId(1);
 
 /// sled's cache: the store holds a handful of small rows.
 const CACHE_BYTES: u64 = 256 << 10;
+/// How sled says that its store is open, and how long that may be so after it was closed.
+const LOCKED: &str = "could not acquire lock";
+const STORE_LIMIT: Duration = Duration::from_secs(10);
+const STORE_POLL: Duration = Duration::from_millis(5);
 
 /// What a data folder is, fixed at its first start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,14 +274,25 @@ fn lock(folder: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
+/// Opens the store; the folder's lock is held. A store that this process closed a moment ago keeps
+/// a lock of its own until its last thread has let go of it, and that is waited for.
 fn open_store(folder: &Path) -> Result<sled::Db, Error> {
-    sled::Config::new()
-        .path(folder.join(STORE))
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None)
-        .mode(sled::Mode::LowSpace)
-        .open()
-        .map_err(|source| store_error(folder, source))
+    let deadline = Instant::now() + STORE_LIMIT;
+    loop {
+        let opened = sled::Config::new()
+            .path(folder.join(STORE))
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::LowSpace)
+            .open();
+        match opened {
+            Err(error) if error.to_string().contains(LOCKED) && Instant::now() < deadline => {
+                // Nothing tells when the lock is free.
+                std::thread::sleep(STORE_POLL);
+            }
+            opened => return opened.map_err(|source| store_error(folder, source)),
+        }
+    }
 }
 
 #[allow(clippy::needless_pass_by_value)] // `map_err` hands errors over by value

@@ -274,8 +274,11 @@ where
         if !driver.outputs.is_empty() {
             let mail = std::mem::take(&mut driver.outputs.mail);
             let hosted = self.peers.take(self.node, &mut driver.outputs);
-            driver.inputs.extend(hosted);
+            // Before what was left over: when the lane takes what others say of rows, all that
+            // follows from those has been asked.
+            let left = std::mem::replace(&mut driver.inputs, hosted.into_iter().collect());
             self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
+            driver.inputs.extend(left);
             // It may say that this node acts on what the sink has just taken.
             self.peers.post(mail);
         }

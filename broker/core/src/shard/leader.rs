@@ -190,7 +190,9 @@ impl Shard {
             }
             return;
         }
-        if !self.leader.leads {
+        // Batches for a new queue are in the log before the barrier is passed, and so must it be.
+        let creates = matches!(input, Input::Create { .. }) && self.leader.barrier.is_some();
+        if !self.leader.leads && !creates {
             if self.leader.waiting.len() < WAITING_MAX {
                 self.leader.waiting.push_back(input);
             }

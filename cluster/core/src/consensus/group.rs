@@ -52,6 +52,8 @@ pub(super) struct Group {
     recovering: Vec<MemberChange>,
     /// The lead is being given away: nothing is done as its holder any more.
     lease_given_up: Option<u64>,
+    /// What is promised does not get onto this node's disk.
+    disk_hangs: bool,
     /// The ready that replaced the log by a snapshot, and the snapshot's entry.
     restoring: Option<(u64, Index)>,
     /// Ticks since peers were told of a snapshot.
@@ -102,6 +104,7 @@ impl Group {
             answered_in: 0,
             recovering: Vec::new(),
             lease_given_up: None,
+            disk_hangs: false,
             restoring: None,
             telling: BTreeMap::new(),
             members_at,
@@ -126,11 +129,51 @@ impl Group {
 
     pub(super) fn tick(&mut self, now: Instant) {
         self.set_now(now);
+        if self.disk_hangs && !self.members().is_decided_by(self.id()) {
+            self.give_away();
+            // What it would vote and promise could not be told.
+            if self.node.raft.state != StateRole::Leader {
+                return;
+            }
+        }
         self.node.tick();
         self.check_transfer();
         self.draw_timeout();
         self.check_told();
         self.lease = self.lease();
+    }
+
+    pub(super) fn set_disk_hangs(&mut self, hangs: bool) {
+        self.disk_hangs = hangs;
+    }
+
+    /// Offers the lead to the voter that is the most likely to take it, once a term.
+    fn give_away(&mut self) {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader || self.lease_given_up == Some(raft.term) {
+            return;
+        }
+        let heir = self.heir();
+        match heir.map(|heir| self.transfer(heir)) {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => self.step_down(),
+        }
+    }
+
+    /// A voter that has answered of late, with as much of the log as any of them.
+    fn heir(&self) -> Option<ReplicaId> {
+        let voters = self.members().voters;
+        let others = voters.into_iter().filter(|voter| *voter != self.id());
+        let beat = u64::from(HEARTBEAT_TICKS) * TICK_MILLIS;
+        others.max_by_key(|voter| {
+            let late = self.answered_by(*voter).plus_millis(3 * beat) < self.now;
+            (!late, self.matched(*voter))
+        })
+    }
+
+    fn step_down(&mut self) {
+        let raft = &mut self.node.raft;
+        raft.become_follower(raft.term, raft::INVALID_ID);
     }
 
     fn set_now(&mut self, now: Instant) {
@@ -150,8 +193,11 @@ impl Group {
         let leads = raft.state == StateRole::Leader;
         let given_up = self.lease_given_up == Some(raft.term);
         if leads && given_up && raft.lead_transferee.is_none() {
-            raft.become_follower(raft.term, raft::INVALID_ID);
-            raft.campaign(FORCED);
+            let (term, hangs) = (raft.term, self.disk_hangs);
+            raft.become_follower(term, raft::INVALID_ID);
+            if !hangs {
+                raft.campaign(FORCED);
+            }
         }
     }
 

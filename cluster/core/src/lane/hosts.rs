@@ -203,6 +203,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             Parcel::Raft(_)
             | Parcel::Propose { .. }
             | Parcel::Transfer(_)
+            | Parcel::Room { .. }
             | Parcel::Rows(_)
             | Parcel::RowsGot { .. }
             | Parcel::Known { .. }

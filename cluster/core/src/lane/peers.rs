@@ -107,6 +107,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
                 return;
             }
+            Parcel::Room { has_room } => {
+                self.room.heard(from, has_room);
+                return;
+            }
             parcel => parcel,
         };
         if let Parcel::Propose { known, entry } = &parcel
@@ -212,16 +216,20 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// Whether the shard's leader, if it is here, acts.
     fn acts(&self, shard: ShardId) -> bool {
         let at = queue_at(shard, &self.options);
-        at.is_none_or(|at| self.queues[at].leads().is_none() || self.queues[at].acts())
+        at.is_none_or(|at| {
+            let replica = &self.queues[at];
+            replica.consensus().leads().is_none() || replica.acts()
+        })
     }
 
+    /// Whether another node's batch for this shard finds room, here and with the shard's voters.
     fn has_room(&self, shard: ShardId) -> bool {
         let room = if shard.is_unlogged() {
             !self.scarce
         } else {
             self.store.log.room_for_publishes()
         };
-        self.course == super::Course::Running && room
+        self.course == super::Course::Running && room && self.voters_have_room(shard)
     }
 
     /// Ticks the replicas that have peers, and rules out nodes that are gone for long.
@@ -230,6 +238,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if self.next_tick.is_some_and(|tick| now.mono < tick) {
             return;
         }
+        self.look_at_disk(now.mono);
         self.tick_rows(now);
         let mut any = self.tick_hosts(now, outputs) || !self.nodes.is_empty();
         for replica in &mut self.rows {
@@ -277,6 +286,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.nodes.insert(node);
         self.seen.remove(&node);
         self.next_tick = None;
+        self.room.tell_again();
         let mail = &mut self.store.mail;
         for replica in &mut self.queues {
             replica.connected(node, mail);
@@ -293,6 +303,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if self.nodes.remove(&node) {
             self.seen.insert(node, now);
         }
+        self.room.forget(node);
         self.queues.iter_mut().for_each(|it| it.disconnected(node));
         self.rows.iter_mut().for_each(|it| it.disconnected(node));
         self.rows_disconnected(node);

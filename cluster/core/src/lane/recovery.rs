@@ -109,6 +109,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             hosts: Hosts::default(),
             shared: Shared::new(options.life),
             stalled: VecDeque::new(),
+            room: super::health::Room::default(),
             sending: BTreeMap::new(),
             installing: None,
             vacating: BTreeMap::new(),

@@ -291,6 +291,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             | Parcel::Closed { .. }
             | Parcel::Leader { .. }
             | Parcel::Transfer(_)
+            | Parcel::Room { .. }
             | Parcel::Dealing { .. } => {}
         }
     }

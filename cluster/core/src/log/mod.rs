@@ -344,10 +344,10 @@ impl Log {
         self.main.pending_bytes()
     }
 
-    /// How long the write and sync in flight have taken, in microseconds; 0 when none is.
+    /// How long the oldest write waits to be on disk, in microseconds; 0 when none does.
     #[must_use]
     pub fn sync_age(&self, now: Instant) -> u64 {
-        let since = self.main.in_flight_since();
+        let since = self.main.waits_since();
         since.map_or(0, |since| now.micros_since(since))
     }
 

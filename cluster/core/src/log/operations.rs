@@ -61,8 +61,16 @@ impl Log {
                 token,
             },
         };
+        if let Op::Create { zeroed, .. } = op {
+            self.spend(zeroed);
+        }
         self.creating = true;
         self.hand_out(Job::NextFile { number }, op, ops);
+    }
+
+    /// A new file takes its room at once; how much there is, is looked at more seldom.
+    fn spend(&mut self, bytes: u64) {
+        self.free_disk_bytes = self.free_disk_bytes.saturating_sub(bytes);
     }
 
     fn make_survivor_file(&mut self, ops: &mut Vec<Op>) {
@@ -75,6 +83,7 @@ impl Log {
                 zeroed: self.survivors.zeroed_bytes(number),
                 token: Self::token(&mut self.last_token),
             };
+            self.spend(self.survivors.zeroed_bytes(number));
             self.creating_survivors = true;
             self.hand_out(Job::SurvivorFile { number }, op, ops);
         }

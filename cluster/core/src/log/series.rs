@@ -40,6 +40,8 @@ pub(super) struct Series {
     first: (u32, u32),
     batches: VecDeque<Batch>,
     in_flight: Option<InFlight>,
+    /// Since when the next write waits for its file.
+    file_wanted_since: Option<Instant>,
     pending_bytes: u64,
     written: Position,
     synced: Position,
@@ -92,6 +94,7 @@ impl Series {
             first: (setup.number, first_bytes),
             batches: VecDeque::new(),
             in_flight: None,
+            file_wanted_since: None,
             pending_bytes: 0,
             written: tail,
             synced: tail,
@@ -131,8 +134,10 @@ impl Series {
         self.pending_bytes
     }
 
-    pub(super) fn in_flight_since(&self) -> Option<Instant> {
-        self.in_flight.as_ref().map(|write| write.since)
+    /// Since when something waits to be on disk: a write, or the file that it is to go into.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let written = self.in_flight.as_ref().map(|write| write.since);
+        written.or(self.file_wanted_since)
     }
 
     pub(super) fn id(&self, number: u32) -> SegmentId {
@@ -279,9 +284,14 @@ impl Series {
 
     /// Hands out the next batch when none is in flight; `token` is used only then.
     pub(super) fn submit(&mut self, now: Instant, token: Token) -> Option<Op> {
-        if self.in_flight.is_some() || self.waits_for_file() {
+        if self.in_flight.is_some() {
             return None;
         }
+        if self.waits_for_file() {
+            self.file_wanted_since.get_or_insert(now);
+            return None;
+        }
+        self.file_wanted_since = None;
         if self.batches.is_empty() && self.mark_due().is_some_and(|due| due <= now) {
             self.make_room(0);
             self.open_batch();
@@ -349,6 +359,7 @@ impl Series {
     pub(super) fn abandon(&mut self) -> Position {
         let left = self.written;
         self.in_flight = None;
+        self.file_wanted_since = None;
         self.batches.clear();
         self.ends.clear();
         self.pending_bytes = 0;

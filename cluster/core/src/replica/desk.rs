@@ -474,6 +474,13 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
+    /// A leader says that it leads: what it was sent before it did so was lost on it.
+    pub(super) fn acts_now(&mut self, leader: (Term, NodeId), mail: &mut Mail, now: Instant) {
+        if self.booth.claimed == Some(leader) {
+            self.resend_inputs(mail, now);
+        }
+    }
+
     fn resend_inputs(&mut self, mail: &mut Mail, now: Instant) {
         let Some((term, leader)) = self.booth.claimed else {
             return;

@@ -226,8 +226,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             | Parcel::Rows(_)
             | Parcel::RowsGot { .. }
             | Parcel::Known { .. }
+            | Parcel::Room { .. }
             | Parcel::Post { .. } => {}
-            Parcel::Leader { node, term } => self.told = self.told.max(Some((term, node))),
+            Parcel::Leader { node, term } => {
+                self.told = self.told.max(Some((term, node)));
+                self.acts_now((term, node), mail, now.mono);
+            }
         }
     }
 
@@ -297,6 +301,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         } else {
             entry
         };
+        // It may be about a queue that the machine was asked to make in this very step.
+        self.propose_urgent(now);
         self.propose(entry);
     }
 

@@ -101,9 +101,9 @@ impl LinkOptions {
             control_bytes_limit: 8 << 20,
             data_bytes_limit: 64 << 20,
             message_bytes_limit: 528 << 20,
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(5),
-            silence_limit: Duration::from_secs(1),
+            silence_limit: Duration::from_secs(3),
         }
     }
 

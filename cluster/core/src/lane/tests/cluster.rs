@@ -36,6 +36,8 @@ struct Node {
     inputs: VecDeque<Input<Ask, Ticket>>,
     /// The wall clock is off by so many milliseconds.
     skew: u64,
+    /// Its disk answers nothing.
+    hangs: bool,
     /// Bumped with each start: what was sent to an earlier life is not received.
     life: u32,
 }
@@ -68,6 +70,8 @@ pub(super) struct Cluster {
     next_value: u64,
     proposed: BTreeMap<ShardId, BTreeSet<u64>>,
     stored: BTreeMap<ShardId, BTreeSet<u64>>,
+    /// Batches that were refused.
+    refused: u32,
     asked: BTreeSet<u64>,
     rows: BTreeMap<u8, u64>,
     /// What the state was at each index that some node has applied.
@@ -104,6 +108,7 @@ impl Cluster {
             lane: None,
             inputs: VecDeque::new(),
             skew: 0,
+            hangs: false,
             life: 0,
         };
         let mut cluster = Self {
@@ -117,6 +122,7 @@ impl Cluster {
             next_value: 1,
             proposed: BTreeMap::new(),
             stored: BTreeMap::new(),
+            refused: 0,
             asked: BTreeSet::new(),
             rows: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -252,6 +258,7 @@ impl Cluster {
         else {
             panic!("a ticket of a transaction");
         };
+        self.refused += u32::from(outcome == Outcome::Refused);
         if outcome == Outcome::Stored {
             let stored = self.stored.entry(shard).or_default();
             for value in first..first + count {
@@ -315,7 +322,7 @@ impl Cluster {
             for _ in 0..100 {
                 let more = self.step(at);
                 let mut answered = false;
-                if self.below(3) > 0 {
+                if self.below(3) > 0 && !self.nodes[at].hangs {
                     let node = &mut self.nodes[at];
                     while let Some(completion) = node.disk.complete_one() {
                         answered = true;
@@ -553,6 +560,105 @@ fn three_nodes_elect_leaders_and_take_batches_from_all() {
     let proposed: usize = cluster.proposed.values().map(BTreeSet::len).sum();
     assert_eq!(stored, proposed, "all are answered");
     cluster.check();
+}
+
+/// How many queue shards each node leads.
+fn led(cluster: &Cluster) -> Vec<usize> {
+    let led = |node: &Node| {
+        let lane = node.lane.as_ref().expect("started");
+        let shards = (1..=SHARDS).map(ShardId);
+        let statuses = shards.filter_map(|shard| lane.status(shard));
+        let leads = statuses.filter(|it| it.leader.is_some_and(|(_, leader)| leader == node.id));
+        leads.count()
+    };
+    cluster.nodes.iter().map(led).collect()
+}
+
+/// A node that leads something.
+fn leader(cluster: &Cluster) -> usize {
+    let led = led(cluster);
+    led.iter().position(|led| *led > 0).expect("somebody leads")
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_gives_its_leads_away() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::new(seed, 3);
+        cluster.advance(3_000_000);
+        let victim = leader(&cluster);
+        cluster.nodes[victim].hangs = true;
+        for round in 0..60 {
+            cluster.propose(round % 3);
+            cluster.advance(50_000);
+        }
+        let led_now = led(&cluster);
+        assert_eq!(led_now[victim], 0, "seed {seed}: {led_now:?}");
+        assert_eq!(led_now.iter().sum::<usize>(), SHARDS as usize);
+        // Also those of the node itself are answered, by whoever leads.
+        cluster.advance(2_000_000);
+        let stored: usize = cluster.stored.values().map(BTreeSet::len).sum();
+        let proposed: usize = cluster.proposed.values().map(BTreeSet::len).sum();
+        assert_eq!(stored, proposed, "seed {seed}");
+        cluster.nodes[victim].hangs = false;
+        cluster.settle();
+    }
+}
+
+#[test]
+fn nobody_leads_while_all_disks_hang() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::new(seed, 3);
+        cluster.advance(3_000_000);
+        cluster.nodes.iter_mut().for_each(|node| node.hangs = true);
+        for round in 0..60 {
+            // Every shard has something to write.
+            cluster.propose(round % 3);
+            cluster.advance(50_000);
+        }
+        assert_eq!(led(&cluster), [0, 0, 0], "seed {seed}");
+        cluster.nodes.iter_mut().for_each(|node| node.hangs = false);
+        cluster.settle();
+        let stored: usize = cluster.stored.values().map(BTreeSet::len).sum();
+        let proposed: usize = cluster.proposed.values().map(BTreeSet::len).sum();
+        assert_eq!(stored, proposed, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_leader_refuses_for_a_follower_whose_disk_is_full() {
+    let mut cluster = Cluster::new(1, 3);
+    cluster.advance(3_000_000);
+    let full = (leader(&cluster) + 1) % 3;
+    let bytes = |cluster: &mut Cluster, bytes| {
+        let input = Input::FreeDisk { bytes };
+        cluster.nodes[full].inputs.push_back(input);
+        cluster.advance(100_000);
+    };
+    bytes(&mut cluster, 0);
+    for round in 0..9 {
+        cluster.propose(round % 3);
+    }
+    cluster.advance(1_000_000);
+    assert_eq!(cluster.refused, 9);
+    assert!(cluster.stored.is_empty());
+
+    bytes(&mut cluster, u64::MAX);
+    for round in 0..9 {
+        cluster.propose(round % 3);
+    }
+    cluster.advance(1_000_000);
+    assert_eq!(cluster.refused, 9);
+    let stored: usize = cluster.stored.values().map(BTreeSet::len).sum();
+    assert!(stored >= 9);
+
+    // What a node said before it was lost does not count for ever.
+    bytes(&mut cluster, 0);
+    cluster.crash(full);
+    cluster.advance(3_000_000);
+    cluster.propose((full + 1) % 3);
+    cluster.advance(1_000_000);
+    assert_eq!(cluster.refused, 9);
+    cluster.settle();
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! Disks that hang or are full, this node's and others' (rule 6).
+//!
+//! Always holds:
+//! - a lane whose oldest write has not come back for `STALLED_MICROS` leads nothing that somebody
+//!   else could lead, for as long as that lasts;
+//! - a leader takes no publishes while the disk of one of its shard's voters has no room, as far
+//!   as it was told: settles, votes and claims still find room there.
+
+use std::collections::BTreeSet;
+
+use super::{Lane, queue_at};
+use crate::consensus::Members;
+use crate::ids::{Instant, NodeId, ShardId};
+use crate::link::{Mail, Parcel};
+use crate::machine::Machine;
+
+/// A write or sync that takes longer than this means a disk that hangs.
+const STALLED_MICROS: u64 = 500_000;
+/// How often others are told whether there is room, though nothing has changed: word may be lost.
+const TELL_MILLIS: u64 = 1_000;
+
+/// What is known of room on disks.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Nodes that have said that they have none.
+    full: BTreeSet<NodeId>,
+    /// What others were told last, and when they are told again.
+    told: Option<bool>,
+    again_at: Instant,
+}
+
+impl Room {
+    /// Another node's word.
+    pub(super) fn heard(&mut self, from: NodeId, has_room: bool) {
+        if has_room {
+            self.full.remove(&from);
+        } else {
+            self.full.insert(from);
+        }
+    }
+
+    /// There is no way to the node: what it said last is old.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.full.remove(&node);
+    }
+
+    /// The next tick tells everybody.
+    pub(super) fn tell_again(&mut self) {
+        self.told = None;
+    }
+
+    fn is_with(&self, members: &Members) -> bool {
+        let mut voters = members.voters.iter().chain(&members.outgoing);
+        voters.all(|voter| !self.full.contains(&voter.node()))
+    }
+
+    /// Tells `nodes` whether this one has room.
+    fn tell(&mut self, has_room: bool, nodes: &BTreeSet<NodeId>, now: Instant, mail: &mut Mail) {
+        if self.told == Some(has_room) && now < self.again_at {
+            return;
+        }
+        self.told = Some(has_room);
+        self.again_at = now.plus_millis(TELL_MILLIS);
+        for node in nodes {
+            mail.send(*node, ShardId::DEFINITIONS, &Parcel::Room { has_room });
+        }
+    }
+}
+
+impl<M: Machine, T: Copy> Lane<M, T> {
+    /// Whether a shard's voters have room on their disks; where another node leads, that one looks.
+    pub(super) fn voters_have_room(&self, shard: ShardId) -> bool {
+        if self.room.full.is_empty() || shard.is_unlogged() {
+            return true;
+        }
+        let Some(at) = queue_at(shard, &self.options) else {
+            return true;
+        };
+        let consensus = self.queues[at].consensus();
+        consensus.leads().is_none() || self.room.is_with(&consensus.members())
+    }
+
+    /// Tells consensus of a disk that hangs, and other nodes of one that is full.
+    pub(super) fn look_at_disk(&mut self, now: Instant) {
+        let hangs = self.store.log.sync_age(now) > STALLED_MICROS;
+        for replica in &mut self.rows {
+            replica.consensus_mut().set_disk_hangs(hangs);
+        }
+        for replica in &mut self.queues {
+            replica.consensus_mut().set_disk_hangs(hangs);
+        }
+        let has_room = self.store.log.room_for_publishes();
+        let mail = &mut self.store.mail;
+        self.room.tell(has_room, &self.nodes, now, mail);
+    }
+}
