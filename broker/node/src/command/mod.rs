@@ -1,10 +1,11 @@
 //! The command line. One file a verb; only `start` runs a node, the others are clients: `health`
-//! of a node's HTTP, `perf` of AMQP, the rest of the admin API.
+//! of a node's HTTP, `perf` of AMQP, the rest of the admin API. `dev` runs nodes as its children.
 
 mod backup;
 mod client;
 mod cluster;
 mod definitions;
+mod dev;
 mod health;
 mod import;
 mod node;
@@ -37,6 +38,8 @@ enum Command {
     Node(node::Arguments),
     /// Shards: list, move a replica, transfer a lead, recover.
     Shard(shard::Arguments),
+    /// Run a cluster of nodes on this machine, to try things out.
+    Dev(dev::Arguments),
     /// Users and what they may do.
     User(user::Arguments),
     /// Definitions files: write, read in, compare.
@@ -58,6 +61,7 @@ pub(crate) fn run() -> i32 {
         Some(Command::Cluster(arguments)) => cluster::run(arguments),
         Some(Command::Node(arguments)) => node::run(arguments),
         Some(Command::Shard(arguments)) => shard::run(arguments),
+        Some(Command::Dev(arguments)) => dev::run(&arguments),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::Definitions(arguments)) => definitions::run(arguments),
         Some(Command::Backup(arguments)) => backup::run(arguments),
