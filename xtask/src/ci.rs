@@ -168,10 +168,14 @@ fn tests(workspace: &Workspace) -> Vec<Step> {
     for (name, package, (variable, value)) in wanted {
         let flags = test_flags(package);
         if !flags.is_empty() {
-            steps.push(Step {
-                name,
-                call: test().args(flags).env(variable, value),
-            });
+            let call = test().args(flags).env(variable, value);
+            if name == "conformance" {
+                steps.push(Step {
+                    name: "conformance on three nodes",
+                    call: call.clone().env("WARREN_CLUSTER", "3"),
+                });
+            }
+            steps.push(Step { name, call });
         }
     }
     steps
@@ -324,6 +328,8 @@ mod tests {
             [
                 "cargo test --profile ci --workspace --lib --bins --test codec",
                 "cargo test --profile ci --workspace --doc",
+                "WARREN_BIN=/t/ci/warren WARREN_CLUSTER=3 cargo test --profile ci --workspace \
+                 --test clients",
                 "WARREN_BIN=/t/ci/warren cargo test --profile ci --workspace --test clients",
                 "BOLERO_RANDOM_TEST_TIME_MS=30000 cargo test --profile ci --workspace \
                  --test frames --test records",

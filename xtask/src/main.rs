@@ -36,7 +36,7 @@ cargo xtask TASK
       -- ARGS           passed to the simulator as they stand
   bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
   measure NAME          starts brokers and measures them; without a name lists what there is
-      --rounds N        that many rounds, of which the medians count (default 5)
+      --rounds N        that many rounds, of which the medians count (default 5; of `failover` 50)
       --only TEXT       of `versus`, the loads whose name contains TEXT
   help                  this text
 ";

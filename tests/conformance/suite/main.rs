@@ -1,7 +1,9 @@
 //! The conformance suite: real AMQP 0-9-1 clients, and bare sockets, against one broker.
 //!
-//! With `AMQP_URL` set the broker behind it is tested; else the `warren` that `WARREN_BIN` names
-//! is started on free ports and stopped at the end; with neither every test is reported as ignored.
+//! With `AMQP_URL` set the broker behind it is tested (several URLs, with commas: each client gets
+//! another one); else the `warren` that `WARREN_BIN` names is started on free ports,
+//! `WARREN_CLUSTER` of it as one cluster, and stopped at the end; with neither every test is
+//! reported as ignored.
 //! A test is one (client, check): `lapin::nack_requeue`, `pika::nack_requeue`,
 //! `raw::truncated_frame`. What always holds: nothing waits without a limit, a missing language
 //! runtime is reported by name (and is a failure when `CI=true`), and a check that an older
@@ -62,7 +64,7 @@ fn program_trials(
         .iter()
         .map(|check| {
             let (broker, program, check) = (broker.clone(), program.clone(), *check);
-            Trial::ignorable_test(trial_name(check), move || match broker.url() {
+            Trial::ignorable_test(trial_name(check), move || match broker.url(client) {
                 Ok(url) => program.outcome(url, check).into_completion(),
                 Err(unavailable) => unavailable.into_completion(),
             })
@@ -77,7 +79,8 @@ fn broker_trial(
     run: impl FnOnce(&Broker, &str) -> Outcome + Send + 'static,
 ) -> Trial {
     let broker = broker.clone();
-    Trial::ignorable_test(name, move || match broker.url() {
+    let client = name.split("::").next().unwrap_or_default().to_owned();
+    Trial::ignorable_test(name, move || match broker.url(&client) {
         Ok(url) => run(&broker, url).into_completion(),
         Err(unavailable) => unavailable.into_completion(),
     })

@@ -21,12 +21,16 @@ const LOGIN: &str = "Z3Vlc3Q6Z3Vlc3Q=";
 
 /// The status and body of `GET /api/health/checks/alarms`.
 pub(crate) fn health(node: &Node) -> Result<(u16, String)> {
-    let address = node.address("http");
-    let mut stream = TcpStream::connect(&address)?;
+    get(&node.address("http"), "/api/health/checks/alarms")
+}
+
+/// The status and body of a `GET`.
+pub(crate) fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ALARM_LIMIT))?;
     write!(
         stream,
-        "GET /api/health/checks/alarms HTTP/1.1\r\nHost: {address}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\n\
          Authorization: Basic {LOGIN}\r\nConnection: close\r\n\r\n"
     )?;
     let mut text = String::new();

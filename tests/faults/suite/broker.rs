@@ -18,6 +18,15 @@ use crate::folder::{Folder, disk_bytes, tail};
 use crate::system;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// What is said to this suite and not to nodes.
+const OWN_VARIABLES: [&str; 6] = [
+    "WARREN_FAULTS_KEEP",
+    "WARREN_FAULTS_NET",
+    "WARREN_FAULTS",
+    "WARREN_FAULTS_SEED",
+    "WARREN_FAULTS_ROUNDS",
+    "WARREN_BIN",
+];
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node's settings, data and ports; it may run or not.
@@ -28,6 +37,7 @@ pub(crate) struct Node {
     settings: Vec<(&'static str, String)>,
     /// The program that `warren` runs under, with its arguments.
     wrapper: Vec<String>,
+    host: String,
     ports: [u16; 4],
 }
 
@@ -36,17 +46,23 @@ const ADDRESSES: [&str; 4] = ["amqp", "http", "metrics", "cluster"];
 
 impl Node {
     pub(crate) fn new(context: &Context, name: &str) -> Result<Self> {
-        let folder = Folder::new(name)?;
         let mut ports = [0; 4];
         for port in &mut ports {
             *port = system::free_port()?;
         }
+        Self::at(context, name, "127.0.0.1", ports)
+    }
+
+    /// One that listens at addresses of the caller's choice.
+    pub(crate) fn at(context: &Context, name: &str, host: &str, ports: [u16; 4]) -> Result<Self> {
+        let folder = Folder::new(name)?;
         Ok(Self {
             binary: context.binary.clone(),
             data: folder.path().join("data"),
             folder,
             settings: Vec::new(),
             wrapper: Vec::new(),
+            host: host.to_owned(),
             ports,
         })
     }
@@ -82,7 +98,7 @@ impl Node {
     pub(crate) fn address(&self, which: &str) -> String {
         let at = ADDRESSES.iter().position(|name| *name == which);
         let port = self.ports[at.expect("tests name addresses that there are")];
-        format!("127.0.0.1:{port}")
+        format!("{}:{port}", self.host)
     }
 
     pub(crate) fn uri(&self) -> String {
@@ -115,7 +131,7 @@ impl Node {
                 .arg(format!("--{name}-addr"))
                 .arg(self.address(name));
         }
-        for name in ["WARREN_FAULTS", "WARREN_FAULTS_SEED", "WARREN_BIN"] {
+        for name in OWN_VARIABLES {
             command.env_remove(name);
         }
         command

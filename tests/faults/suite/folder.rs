@@ -1,4 +1,5 @@
-//! Folders of a test: empty when made, removed when the test is over unless it failed.
+//! Folders of a test: empty when made, removed when the test is over unless `WARREN_FAULTS_KEEP` is
+//! set.
 
 use std::fs;
 use std::io;
@@ -27,8 +28,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left of a failed test is there to be looked at, but for its bulk.
-        let _ = fs::remove_dir_all(&self.0);
+        if std::env::var_os("WARREN_FAULTS_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 }
 

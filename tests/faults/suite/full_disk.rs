@@ -29,12 +29,12 @@ const ROOM_LIMIT: Duration = Duration::from_secs(30);
 const WINDOW: u64 = 32;
 
 /// A mounted file system of a fixed size.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &Path) -> Result<Self> {
+    pub(crate) fn mount(path: &Path, bytes: u64) -> Result<Self> {
         fs::create_dir_all(path)?;
-        let size = format!("size={DISK_BYTES}");
+        let size = format!("size={bytes}");
         let output = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
             .arg(path)
@@ -77,7 +77,7 @@ fn node_on_small_disk(
     free_limit: &str,
 ) -> Result<(Node, SmallDisk)> {
     let mut node = Node::new(context, name)?;
-    let disk = SmallDisk::mount(&node.folder().join("disk"))?;
+    let disk = SmallDisk::mount(&node.folder().join("disk"), DISK_BYTES)?;
     node.keep_data_in(disk.0.join("data"));
     node.set("WARREN_DISK_FREE_LIMIT_ABSOLUTE", free_limit);
     node.set("WARREN_LOG_SEGMENT_BYTES", "4MiB");

@@ -2,7 +2,8 @@
 //! told to stop.
 //!
 //! `WARREN_BIN` names the `warren` under test; without it every test is reported as ignored.
-//! `WARREN_FAULTS=full` runs the long forms, `WARREN_FAULTS_SEED` repeats a run's random choices.
+//! `WARREN_FAULTS=full` runs the long forms, `WARREN_FAULTS_SEED` repeats a run's random choices,
+//! `WARREN_FAULTS_ROUNDS` says how often the tests of clusters do what they do.
 //! What always holds: nothing waits without a limit, every test has nodes and folders of its own,
 //! and how long something took is printed but never decides. Tests run one after the other, so that
 //! what they print of time and memory means something.
@@ -12,6 +13,7 @@ mod alarms;
 mod backlog;
 mod broker;
 mod client;
+mod cluster;
 mod failed_sync;
 mod flood;
 mod folder;
@@ -44,12 +46,19 @@ pub(crate) struct Context {
     /// Whether the long form is wanted.
     full: bool,
     seed: u64,
+    rounds: Option<u64>,
 }
 
 impl Context {
     /// `short`, or `full` where the long form is wanted.
     pub(crate) fn choose<T>(&self, short: T, full: T) -> T {
         if self.full { full } else { short }
+    }
+
+    /// How often a test does what it does: as `WARREN_FAULTS_ROUNDS` says, else as
+    /// [`Self::choose`].
+    pub(crate) fn rounds(&self, short: u64, full: u64) -> u64 {
+        self.rounds.unwrap_or_else(|| self.choose(short, full))
     }
 
     /// The random choices of one test.
@@ -112,19 +121,29 @@ const TESTS: &[(&str, Test)] = tests![
     homes::what_lives_with_a_node_goes_with_it,
     homes::a_fenced_node_goes_on_in_a_new_life,
     homes::consumers_go_on_after_a_pause,
+    cluster::cluster_kill_9,
+    cluster::cluster_stopped_process,
+    cluster::cluster_partition,
+    cluster::cluster_one_way_partition,
+    cluster::cluster_lossy_network,
+    cluster::cluster_hung_disk,
+    cluster::cluster_full_disk,
 ];
 
 fn main() -> ExitCode {
+    cluster::enter();
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let seed = set("WARREN_FAULTS_SEED").and_then(|text| text.parse().ok());
+    let rounds = set("WARREN_FAULTS_ROUNDS").and_then(|text| text.parse().ok());
     let full = set("WARREN_FAULTS").is_some_and(|form| form == "full");
     let context = set("WARREN_BIN").map(|binary| {
         Arc::new(Context {
             binary: PathBuf::from(binary),
             full,
             seed: seed.unwrap_or_else(Seed::fresh),
+            rounds,
         })
     });
     let trials = TESTS.iter().map(|&(name, test)| {

@@ -28,9 +28,14 @@ pub(crate) struct Summary(Value);
 impl Perf {
     /// Starts `warren perf LOAD` against a node; `flags` as on a command line, split at spaces.
     pub(crate) fn start(node: &Node, load: &str, flags: &str) -> Result<Self> {
+        Self::start_at(node, &[node.uri()], load, flags)
+    }
+
+    /// The same against several nodes; its log is in the folder of `node`.
+    pub(crate) fn start_at(node: &Node, uris: &[String], load: &str, flags: &str) -> Result<Self> {
         let log = node.folder().join("perf-log");
         let mut child = Command::new(node.binary())
-            .args(["perf", load, "--json", "--uri", &node.uri()])
+            .args(["perf", load, "--json", "--uri", &uris.join(",")])
             .args(flags.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

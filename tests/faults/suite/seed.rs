@@ -29,6 +29,11 @@ impl Seed {
         Duration::from_millis(self.next() % (limit_ms + 1))
     }
 
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
     /// True once in `n` times.
     pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.next().is_multiple_of(n)

@@ -79,6 +79,19 @@ pub(crate) fn memory_peak_bytes(pid: u32) -> Result<u64> {
     Ok(kib.with_context(|| format!("{path} has no VmHWM"))? * 1024)
 }
 
+/// Whether all threads of a process are stopped.
+pub(crate) fn stands_still(pid: u32) -> Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+        // The state follows the name, which is in brackets.
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        if !state.is_some_and(|rest| rest.starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether a program can be run at all.
 pub(crate) fn runs(program: &str, arguments: &[&str]) -> bool {
     let status = Command::new(program)

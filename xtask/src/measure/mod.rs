@@ -5,6 +5,7 @@
 
 mod brokers;
 mod empty;
+mod failover;
 mod loads;
 mod process;
 mod table;
@@ -22,6 +23,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "empty",
         "start, memory and idle CPU of an empty node, beside RabbitMQ",
         empty::run,
+    ),
+    (
+        "failover",
+        "what the clients of three nodes notice when a leader is killed, stopped, cut off",
+        failover::run,
     ),
     (
         "versus",
