@@ -99,6 +99,15 @@ async fn what_would_break_the_cluster_is_refused() {
         Code::FailedPrecondition
     );
 
+    assert_eq!(node.version(), version, "nothing has changed");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_not_is_refused() {
+    let node = Node::start(|_| {}).await;
+    let version = node.version();
+    let mut cluster = client(&node).await;
     let request = proto::DrainNodeRequest { node: 7 };
     assert_eq!(code(cluster.drain_node(request).await).0, Code::NotFound);
     let request = proto::RemoveNodeRequest {
