@@ -3,7 +3,8 @@
 //! Invariants:
 //! - a channel's error gives back what that channel held and nothing else;
 //! - behind channel.close and connection.close nothing is said but their answers;
-//! - the client's own close is answered when all that it published before has its outcome.
+//! - the client's own close is answered when all that it published before has its outcome, and the
+//!   queues that were its own are gone.
 
 use warren_cluster_core::ids::ShardId;
 use warren_protocol::frame::Frame;
@@ -17,6 +18,7 @@ use super::channels::Slot;
 use super::common::{Common, Turn};
 use super::fault::Fault;
 use super::{Phase, Session, handshake, lookup};
+use crate::definitions::Store;
 use crate::dispatch::control;
 use crate::exception::Scope;
 use crate::shard::input::Input;
@@ -108,7 +110,8 @@ impl Session {
         }
         self.channels.clear();
         if common.login.is_some() {
-            control::end_session(turn.env.topology, session, turn.work);
+            let token = common.token(0);
+            control::end_session(turn.env.topology, session, token, turn.work);
         }
     }
 
@@ -182,6 +185,12 @@ impl Session {
             return;
         }
         self.release_all(turn);
+        // Whoever is told that the connection is closed may have others look for its queues: on
+        // nodes that share their rows. Those of this node alone are gone before anybody can ask.
+        let mut owned = turn.env.topology.queues_owned_by(self.common.id);
+        if owned.any(|queue| queue.store == Store::Replicated) {
+            return;
+        }
         ConnectionCloseOk.encode_frame(0, self.common.out());
         self.phase = Phase::Finished;
     }

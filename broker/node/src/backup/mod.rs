@@ -119,6 +119,9 @@ impl Backups {
             Err(error) => {
                 counter!(FAILED).increment(1);
                 tracing::error!(%error, folder = %self.folder.display(), "backup failed");
+                let me = Some(self.broker.lane().node());
+                let text = format!("a backup failed: {error}");
+                self.broker.events().tell("backup-failed", me, None, text);
             }
         }
         made

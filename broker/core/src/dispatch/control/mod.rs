@@ -22,7 +22,7 @@ use super::operation::{Actor, Answer, Operation, Response};
 use super::work::Work;
 use crate::auth::access::{self, Access, Resource};
 pub use crate::definitions::Home;
-use crate::definitions::LifeRow;
+use crate::definitions::{LifeRow, Store};
 use crate::exception::Exception;
 use crate::ids::{QueueId, SessionId, Token};
 use crate::shard::effect::Reply;
@@ -290,14 +290,16 @@ impl Step<'_, '_> {
     }
 }
 
-/// Deletes the rows of queues that a session owned, when it ends. Nobody waits for it.
+/// Deletes the rows of queues that a session owned, when it ends. `token` is told when those that
+/// all nodes share are gone.
 ///
 /// A transaction a queue: one that is being deleted already must not keep the others.
-pub fn end_session(topology: &Topology, session: SessionId, work: &mut Work) {
+pub fn end_session(topology: &Topology, session: SessionId, token: Token, work: &mut Work) {
     for queue in topology.queues_owned_by(session) {
         let mut removal = removal::Removal::new(topology);
         removal.queue(queue);
-        removal.submit(None, work);
+        let shared = queue.store == Store::Replicated;
+        removal.submit(shared.then_some((Store::Replicated, token)), work);
     }
 }
 

@@ -125,7 +125,7 @@ impl World {
 
     fn end_session(&mut self, session: u64) {
         let mut work = Work::default();
-        end_session(&self.topology, SessionId(session), &mut work);
+        end_session(&self.topology, SessionId(session), Token(7), &mut work);
         self.carry_out(&mut work);
     }
 
