@@ -7,7 +7,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::context::{Answer, Ch, Context, Inbox, answer, no_queue, refused, seen, table};
+use super::context::{Answer, Ch, Context, Inbox, Trouble, answer, no_queue, refused, seen, table};
 use super::{Check, checks};
 use crate::outcome::{CheckResult, Stop, ensure, equal};
 
@@ -242,19 +242,48 @@ async fn recover(c: &Context) -> CheckResult {
 }
 
 async fn unknown_delivery_tag(c: &Context) -> CheckResult {
-    let reason = |tag: u64| format!("PRECONDITION_FAILED - unknown delivery tag {tag}");
-    let ch = c.channel().await?;
-    let queue = c.three(&ch).await?;
-    let tag = ch.must_get(&queue).await?.delivery_tag;
-    settle(&ch, tag, BasicAckOptions::default()).await?;
-    settle(&ch, tag, BasicAckOptions::default()).await?;
-    refused(406, reason(tag), ch.depth(&queue)).await?;
-    let ch = c.channel().await?;
-    nack(&ch, 82, false, false).await?;
-    refused(406, reason(82), ch.depth(&queue)).await?;
-    let ch = c.channel().await?;
-    return_one(&ch, 83, false).await?;
-    refused(406, reason(83), ch.depth(&queue)).await
+    let queue = c.three(&c.channel().await?).await?;
+    for wrong in [Wrong::AckTwice, Wrong::Nack, Wrong::Reject] {
+        unknown_tag(c, &queue, wrong).await?;
+    }
+    Ok(())
+}
+
+/// How a tag is used that the broker does not know.
+#[derive(Clone, Copy)]
+enum Wrong {
+    AckTwice,
+    Nack,
+    Reject,
+}
+
+/// On a channel of its own, which is closed.
+async fn unknown_tag(c: &Context, queue: &str, wrong: Wrong) -> CheckResult {
+    loop {
+        let ch = c.channel().await?;
+        let tag = match wrong {
+            Wrong::AckTwice => {
+                let tag = ch.must_get(queue).await?.delivery_tag;
+                settle(&ch, tag, BasicAckOptions::default()).await?;
+                settle(&ch, tag, BasicAckOptions::default()).await?;
+                tag
+            }
+            Wrong::Nack => {
+                nack(&ch, 82, false, false).await?;
+                82
+            }
+            Wrong::Reject => {
+                return_one(&ch, 83, false).await?;
+                83
+            }
+        };
+        let text = format!("PRECONDITION_FAILED - unknown delivery tag {tag}");
+        match ch.depth(queue).await {
+            // The close was quicker than the question, and lapin does not say why it is closed.
+            Err(Trouble::Other(why)) if why.contains("invalid channel state") => {}
+            asked => return refused(406, text, async { asked }).await,
+        }
+    }
 }
 
 async fn get(c: &Context) -> CheckResult {
