@@ -64,6 +64,8 @@ impl Stand {
                 ..lane::Options::new(NodeId(1), ids::Life(1), 1)
             },
             session: Arc::new(SessionOptions::default()),
+            founds: true,
+            replica: None,
         };
         let mut disk = SimDisk::new(1);
         let node = Node::start(options, &mut disk, 1).expect("a new disk");

@@ -42,6 +42,9 @@ cargo xtask TASK
 ";
 
 fn main() -> ExitCode {
+    if let Some(code) = sim::as_compiler() {
+        return code;
+    }
     match task(&mut Arguments::from_env()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,6 +5,7 @@
 //! when every invariant held and 1 when one was violated, and prints the seed.
 
 use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,20 +17,25 @@ use crate::workspace::Workspace;
 
 const PACKAGE: &str = "warren-sim";
 
-/// What can be broken on purpose: the values of `cfg(warren_break)`, as in the root's Cargo.toml.
-const BREAKS: &[&str] = &[
-    "reconcile_absence",
-    "refused_forgotten",
-    "no_dedup",
-    "fuzzy_checkpoint",
-    "rebuild_same_id",
-    "vote_not_synced",
-    "no_fsync",
-    "commit_without_sync",
-    "no_barrier",
-    "claims_without_promise",
+/// What can be broken on purpose: the values of `cfg(warren_break)`, as in the root's Cargo.toml,
+/// and whether it takes a cluster to notice.
+const BREAKS: &[(&str, bool)] = &[
+    ("reconcile_absence", true),
+    ("refused_forgotten", true),
+    ("no_dedup", true),
+    ("fuzzy_checkpoint", false),
+    ("rebuild_same_id", true),
+    ("vote_not_synced", false),
+    ("no_fsync", false),
+    ("commit_without_sync", false),
+    ("no_barrier", true),
+    ("claims_without_promise", true),
 ];
+/// Tells this program that it stands in for the compiler, and what it breaks.
+const BREAK_VARIABLE: &str = "WARREN_BREAK";
 
+/// Every one of them.
+const ALL: &str = "all";
 const SEEDS: u64 = 20;
 /// Seeds within which a broken build must be caught.
 const BREAK_SEEDS: u64 = 200;
@@ -64,18 +70,20 @@ impl Options {
             bail!("--seeds says how many, --seed says which one: give one of them");
         }
         if let Some(name) = options.broken.as_deref()
-            && !BREAKS.contains(&name)
+            && name != ALL
+            && !BREAKS.iter().any(|(known, _)| *known == name)
         {
+            let names: Vec<&str> = BREAKS.iter().map(|(name, _)| *name).collect();
             bail!(
-                "--break cannot be `{name}`; it is one of: {}",
-                BREAKS.join(", ")
+                "--break cannot be `{name}`; it is one of: {}; or {ALL}",
+                names.join(", ")
             );
         }
         Ok(options)
     }
 
-    /// What the simulator itself is told.
-    fn passed(&self) -> Vec<String> {
+    /// What the simulator itself is told. `cluster`: also when that was not asked for.
+    fn passed(&self, cluster: bool) -> Vec<String> {
         let mut args = match (self.seed, self.seeds) {
             (Some(seed), _) => vec!["--seed".to_owned(), seed.to_string()],
             (None, Some(seeds)) => vec!["--seeds".to_owned(), seeds.to_string()],
@@ -88,7 +96,7 @@ impl Options {
                 vec!["--seeds".to_owned(), seeds.to_string()]
             }
         };
-        if self.cluster {
+        if self.cluster || cluster {
             args.push("--cluster".to_owned());
         }
         args.extend(self.passed_on.iter().cloned());
@@ -111,23 +119,42 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => {
             build(profile).run()?;
             let binary = workspace.binary(profile, PACKAGE);
-            Call::new(binary).args(options.passed()).run()?;
+            Call::new(binary).args(options.passed(false)).run()?;
         }
-        Some(name) => run_broken(&workspace, profile, name, options)?,
+        Some(name) => {
+            for (broken, cluster) in BREAKS.iter().filter(|(it, _)| name == ALL || name == it) {
+                run_broken(&workspace, profile, broken, *cluster, options)?;
+            }
+        }
     }
     println!("simulated in {:.1} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
-/// Builds with one safety taken out, in a target folder of its own, and expects to be caught.
-fn run_broken(workspace: &Workspace, profile: &str, name: &str, options: &Options) -> Result<()> {
-    let folder: PathBuf = workspace.target.join("break").join(name);
+/// Builds with one safety taken out, in a target folder apart, and expects to be caught.
+///
+/// Only the workspace's own crates are built for each: the compiler is this program under another
+/// name, which hands the `cfg` on for them alone. Cargo tells builds with different ones apart.
+fn run_broken(
+    workspace: &Workspace,
+    profile: &str,
+    name: &str,
+    cluster: bool,
+    options: &Options,
+) -> Result<()> {
+    let folder: PathBuf = workspace.target.join("break");
+    let compilers = folder.join("compilers");
+    std::fs::create_dir_all(&compilers)?;
+    let compiler = compilers.join(name);
+    std::fs::copy(std::env::current_exe()?, &compiler)?;
     build(profile)
-        .env("RUSTFLAGS", format!("--cfg warren_break=\"{name}\""))
+        .env("RUSTC_WORKSPACE_WRAPPER", compiler.to_string_lossy())
+        .env(BREAK_VARIABLE, name)
         .env("CARGO_TARGET_DIR", folder.to_string_lossy())
         .run()?;
     let binary = folder.join(profile).join(PACKAGE);
-    let status = Call::new(&binary).args(options.passed()).status()?;
+    let args = options.passed(cluster);
+    let status = Call::new(&binary).args(args).arg("--first").status()?;
     match status
         .code()
         .with_context(|| format!("the simulator was ended: {status}"))?
@@ -137,6 +164,21 @@ fn run_broken(workspace: &Workspace, profile: &str, name: &str, options: &Option
         code => bail!("the simulator itself failed with exit code {code}"),
     }
     Ok(())
+}
+
+/// Whether this program was called in the compiler's place: then it has compiled.
+pub(crate) fn as_compiler() -> Option<ExitCode> {
+    let name = std::env::var(BREAK_VARIABLE).ok()?;
+    let mut words = std::env::args_os().skip(1);
+    let compiler = words.next()?;
+    let compiled = Command::new(compiler)
+        .args(words)
+        .args(["--cfg".to_owned(), format!("warren_break=\"{name}\"")])
+        .status();
+    Some(match compiled {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }
 
 /// Whether the workspace has a simulator to run.
@@ -156,6 +198,11 @@ pub(crate) fn seeds(workspace: &Workspace, profile: &str, count: u64) -> Call {
     Call::new(workspace.binary(profile, PACKAGE)).args(["--seeds".to_owned(), count.to_string()])
 }
 
+/// The same of whole clusters.
+pub(crate) fn cluster_seeds(workspace: &Workspace, profile: &str, count: u64) -> Call {
+    seeds(workspace, profile, count).arg("--cluster")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +215,7 @@ mod tests {
 
     #[test]
     fn arguments_reach_the_simulator() {
-        let passed = |line: &str| parse(line).unwrap().passed().join(" ");
+        let passed = |line: &str| parse(line).unwrap().passed(false).join(" ");
         assert_eq!(passed(""), "--seeds 20");
         assert_eq!(passed("--break no_dedup"), "--seeds 200");
         assert_eq!(
@@ -189,7 +236,7 @@ mod tests {
     #[test]
     fn the_manifest_declares_what_can_be_broken() {
         let manifest = include_str!("../../Cargo.toml");
-        for name in BREAKS {
+        for (name, _) in BREAKS {
             assert!(
                 manifest.contains(&format!("\"{name}\"")),
                 "{name} is not in check-cfg"

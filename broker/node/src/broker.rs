@@ -13,10 +13,11 @@ use arc_swap::ArcSwap;
 use crossbeam::queue::SegQueue;
 use warren_broker_core::auth::{self, LoginError};
 use warren_broker_core::definitions::Store;
+use warren_broker_core::dispatch::chores::Chore;
 use warren_broker_core::dispatch::control::{Home, lives};
 use warren_broker_core::dispatch::reconcile;
 use warren_broker_core::dispatch::work::{DirectReply, Item, ReplyAddress, Ticket, Work};
-use warren_broker_core::ids::{QueueId, SessionId, Token};
+use warren_broker_core::ids::{SessionId, Token};
 use warren_broker_core::session::event::Event;
 use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
 use warren_broker_core::shard::Shard;
@@ -39,13 +40,11 @@ use crate::stats::Stats;
 /// The node itself, where sessions are named.
 pub(crate) const NODE: SessionId = SessionId(0);
 
-/// Something to do after a queue's shard said so.
+/// Something that the node itself is to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Chore {
-    /// The queue closed itself: its row goes.
-    RemoveClosed(QueueId),
-    /// The queue is dropped: its tombstone goes.
-    Forget(QueueId),
+pub(crate) enum ToDo {
+    /// A queue's shard left it.
+    Chore(Chore),
     /// This node's life was fenced: it takes a new one.
     Renew,
 }
@@ -64,7 +63,7 @@ pub(crate) struct Broker {
     /// What the node itself waits for.
     commits: Commits,
     /// At most two a queue.
-    chores: SegQueue<Chore>,
+    chores: SegQueue<ToDo>,
     chores_notify: tokio::sync::Notify,
     /// This node, once the lane is open; 0 before.
     node: AtomicU64,
@@ -364,8 +363,8 @@ impl Broker {
         cluster.is_some_and(|cluster| cluster.leads_definitions())
     }
 
-    /// The next thing to do after a queue's shard, as soon as there is one.
-    pub(crate) async fn next_chore(&self) -> Chore {
+    /// The next thing for the node itself to do, as soon as there is one.
+    pub(crate) async fn next_chore(&self) -> ToDo {
         loop {
             if let Some(chore) = self.chores.pop() {
                 return chore;
@@ -385,13 +384,10 @@ impl Broker {
     }
 
     fn note(&self, effect: &Effect) {
-        let chore = match effect {
-            Effect::Unused { queue } => Chore::RemoveClosed(*queue),
-            Effect::Dropped { queue } => Chore::Forget(*queue),
-            _ => return,
-        };
-        self.chores.push(chore);
-        self.chores_notify.notify_one();
+        if let Some(chore) = Chore::of(effect) {
+            self.chores.push(ToDo::Chore(chore));
+            self.chores_notify.notify_one();
+        }
     }
 
     pub(crate) fn render_metrics(&self) -> String {
@@ -480,7 +476,7 @@ fn addressee(effect: &Effect) -> Option<SessionId> {
         | Effect::Cancelled { session, .. }
         | Effect::Settled { session, .. } => Some(*session),
         Effect::Reply { asker, .. } => Some(*asker),
-        Effect::Unused { .. } | Effect::Dropped { .. } => None,
+        Effect::Closed { .. } | Effect::Dropped { .. } => None,
     }
 }
 
@@ -549,7 +545,7 @@ impl Broker {
         self.topology.store(Arc::new(next));
         // Whoever does it looks at the topology.
         if ruled_out {
-            self.chores.push(Chore::Renew);
+            self.chores.push(ToDo::Renew);
             self.chores_notify.notify_one();
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use tokio::time::timeout_at;
 use warren_broker_core::auth::password;
 use warren_broker_core::definitions::interchange::{
     self, ExportOptions, Exported, NoSuchVhost, Scope,
@@ -11,13 +12,13 @@ use warren_broker_core::definitions::interchange::{
 use warren_broker_core::definitions::{
     HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
 };
+use warren_broker_core::dispatch::chores::Chores;
 use warren_broker_core::dispatch::work::Work;
-use warren_broker_core::dispatch::{control, reconcile};
 use warren_broker_core::shard::{Shard, ShardOptions};
 use warren_cluster_core::ids::ShardId;
 use warren_cluster_core::rows::{Committed, Precondition, Transaction, Write};
 
-use crate::broker::{Broker, Chore, NODE, random};
+use crate::broker::{Broker, NODE, ToDo, random};
 use crate::config::Config;
 use crate::lives;
 
@@ -131,22 +132,23 @@ pub(crate) fn export(
     interchange::export(&topology, &options, emit)
 }
 
-/// Deletes the rows of queues that closed themselves, and tombstones that did their work.
+/// Deletes the rows of queues that are closed, and tombstones that did their work.
 pub(crate) async fn do_chores(broker: Arc<Broker>) {
+    let mut chores = Chores::default();
     loop {
-        let chore = broker.next_chore().await;
-        let mut work = Work::default();
-        match chore {
-            Chore::Renew => lives::renew(&broker).await,
-            Chore::RemoveClosed(queue) => {
-                control::remove_closed(&broker.topology(), queue, &mut work);
-            }
-            Chore::Forget(queue) if !broker.topology().has_tombstone(queue) => {}
-            Chore::Forget(queue) => {
-                let (shard, transaction) = reconcile::forget(queue);
-                work.transact(shard, transaction, None);
-            }
+        let next = broker.next_chore();
+        let noted = match chores.deadline() {
+            Some(at) => timeout_at(broker.tokio_instant(at), next).await.ok(),
+            None => Some(next.await),
+        };
+        let now = broker.now();
+        match noted {
+            Some(ToDo::Renew) => lives::renew(&broker).await,
+            Some(ToDo::Chore(chore)) => chores.add(chore, now),
+            None => {}
         }
+        let mut work = Work::default();
+        chores.work(now, &broker.topology(), &mut work);
         broker.submit(NODE, &mut work);
     }
 }

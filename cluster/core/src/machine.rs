@@ -104,6 +104,9 @@ pub trait Desk<I, E>: Default + Send {
     /// What the leader did about inputs up to `seq` is in the log for good.
     fn paid(&mut self, seq: Seq);
 
+    /// Whether sessions have done something that the log may not have.
+    fn owes(&self) -> bool;
+
     /// The first input for a leader that is new: all that this node's sessions have and hold.
     /// `careful`: others may lead after it, or it is on another node, so that what it does at
     /// once and tells later may be lost.
@@ -250,6 +253,10 @@ impl<I, E> Desk<I, E> for NoDesk {
     }
 
     fn paid(&mut self, _seq: Seq) {}
+
+    fn owes(&self) -> bool {
+        false
+    }
 
     fn claim(&mut self, _node: NodeId, _careful: bool) -> Option<I> {
         None

@@ -227,7 +227,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 || self.proposals_since.is_some_and(waited))
     }
 
-    fn propose_urgent(&mut self, now: Now) -> bool {
+    pub(super) fn propose_urgent(&mut self, now: Now) -> bool {
         let urgent = self.urgent && self.leads.is_some() && !self.proposals.is_empty();
         urgent && self.propose_gathered(now)
     }

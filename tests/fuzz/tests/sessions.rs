@@ -147,7 +147,7 @@ impl World {
     fn round(&mut self) {
         while self.complete() {}
         self.step();
-        while self.node.do_chore() {}
+        while self.node.do_chores(self.now) {}
         for id in self.node.sessions() {
             self.node.turn(id, self.now, usize::MAX);
         }
@@ -171,7 +171,7 @@ impl World {
                 self.node.disconnect(id, self.now);
                 self.connect();
             }
-            9 => drop(self.node.do_chore()),
+            9 => drop(self.node.do_chores(self.now)),
             10 => {
                 let mut out = BytesMut::new();
                 methods::any(choices, &mut out);
@@ -229,6 +229,8 @@ fn options() -> Options {
             ..lane::Options::new(NodeId(1), ids::Life(1), 2)
         },
         session: Arc::new(session),
+        founds: true,
+        replica: None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The checker sees what clients see: what they published, what was confirmed, delivered and
 //! acknowledged. It knows nothing of the broker's insides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use warren_cluster_core::ids::Time;
@@ -65,6 +65,11 @@ struct Fate {
     acknowledged: bool,
     /// Since the acknowledgement nothing happened that could have lost it.
     ack_certain: bool,
+    /// The node that has read the acknowledgement.
+    acked_at: u64,
+    /// Two consumers had it at once, one of them on a node that may have been ruled out: which of
+    /// their acknowledgements counts is not known.
+    contested: bool,
     /// It may have been on its way to a consumer that does not acknowledge when that one went.
     may_be_lost: bool,
 }
@@ -80,6 +85,18 @@ pub struct Checker {
     /// By churning client and slot.
     names: BTreeMap<(u32, u32), Names>,
     violations: Vec<Violation>,
+    /// Messages that a consumer has and has not settled, and where it is connected.
+    held: BTreeMap<MessageKey, (u64, u64)>,
+    /// Acknowledged, and not known to be in the log.
+    unsettled: BTreeSet<MessageKey>,
+    /// Nodes that others may have ruled out: what their clients hold may go to others.
+    doubtful: BTreeSet<u64>,
+    /// Queues that consumers which take without acknowledging went from.
+    auto_acked: BTreeSet<u32>,
+    /// The node whose client is at it; 0 where there is but one.
+    pub node: u64,
+    /// How far a node's clock on the wall may be ahead of the true one, in milliseconds.
+    pub ahead: u64,
     /// The clock on the wall.
     pub now: Time,
     /// What happened to which message, for the trace: whoever steps the clients takes it.
@@ -89,6 +106,8 @@ pub struct Checker {
     pub delivered: u64,
     pub redelivered: u64,
     pub acknowledged: u64,
+    /// Clients that were told that something cannot be done at the moment.
+    pub unavailable: u64,
 }
 
 impl Checker {
@@ -147,6 +166,7 @@ impl Checker {
             refused,
             ..
         } = *fate;
+        self.holds(consumer, key);
         if !whole {
             self.violate(
                 "no-ghosts",
@@ -156,7 +176,9 @@ impl Checker {
         if refused {
             self.violate("no-ghosts", format!("{key:?} was nacked to its publisher"));
         }
-        if ack_certain {
+        // What a leader sent to a node that it then ruled out may come late.
+        let late = self.doubtful.contains(&self.node);
+        if ack_certain && !late {
             self.violate(
                 "no-ghosts",
                 format!("{key:?} came back after it was acknowledged"),
@@ -165,7 +187,7 @@ impl Checker {
         if redelivered {
             return;
         }
-        if deliveries > 1 {
+        if deliveries > 1 && !late {
             let text = format!("{key:?} came {deliveries} times, now as if for the first time");
             self.violate("once-in", text);
         }
@@ -177,6 +199,35 @@ impl Checker {
         if before > key.seq {
             self.violate("fifo", format!("{key:?} came after {before}"));
         }
+    }
+
+    /// A consumer gets a message that another one may have.
+    fn holds(&mut self, consumer: u64, key: MessageKey) {
+        let before = self.held.insert(key, (consumer, self.node));
+        let Some((other, at)) = before.filter(|(other, _)| *other != consumer) else {
+            return;
+        };
+        let excused = self.doubtful.contains(&at) || self.doubtful.contains(&self.node);
+        if !excused {
+            let text = format!("{key:?} went to consumer {consumer} while {other} had it");
+            self.violate("held-once", text);
+        }
+        if let Some(fate) = self.fates.get_mut(&key) {
+            fate.contested = true;
+            fate.ack_certain = false;
+        }
+    }
+
+    /// The consumer has the message no more: it was settled, or it is gone.
+    pub fn released(&mut self, consumer: u64, key: MessageKey) {
+        if self.held.get(&key).is_some_and(|(by, _)| *by == consumer) {
+            self.held.remove(&key);
+        }
+    }
+
+    /// A consumer's connection is gone.
+    pub fn consumer_gone(&mut self, consumer: u64) {
+        self.held.retain(|_, (by, _)| *by != consumer);
     }
 
     /// The broker has read the acknowledgement, but may have thrown it away: it has told the client
@@ -194,17 +245,62 @@ impl Checker {
         if let Some(fate) = self.fates.get_mut(&key) {
             self.acknowledged += u64::from(!fate.acknowledged);
             fate.acknowledged = true;
-            fate.ack_certain = true;
+            fate.acked_at = self.node;
+            fate.ack_certain = !fate.contested && !self.doubtful.contains(&self.node);
+            if fate.ack_certain {
+                self.unsettled.insert(key);
+            }
         }
     }
 
     /// The node died: acknowledgements that were not in its log yet are lost with it, and so are
     /// messages of queues that have no log.
     pub fn node_died(&mut self) {
-        for fate in self.fates.values_mut() {
-            fate.ack_certain = false;
-        }
+        self.unsure(self.node);
         self.node_stopped();
+    }
+
+    /// All that clients of the node have acknowledged is in the log, as it says.
+    pub fn settled(&mut self, node: u64) {
+        let fates = &self.fates;
+        self.unsettled.retain(|key| match fates.get(key) {
+            Some(fate) => fate.acked_at != node,
+            None => false,
+        });
+    }
+
+    /// Others may have ruled the node out, or not any more.
+    pub fn set_doubtful(&mut self, node: u64, is_doubtful: bool) {
+        let changed = if is_doubtful {
+            self.doubtful.insert(node)
+        } else {
+            self.doubtful.remove(&node)
+        };
+        if !changed {
+            return;
+        }
+        self.unsure(node);
+        // Its consumers may hold what others get: only its own client does not know.
+        let fates = &mut self.fates;
+        self.held.retain(|key, (_, at)| {
+            let stays = *at != node;
+            if !stays && let Some(fate) = fates.get_mut(key) {
+                fate.contested = true;
+            }
+            stays
+        });
+    }
+
+    /// What clients of the node have acknowledged is not certain, unless it is in the log.
+    fn unsure(&mut self, node: u64) {
+        let fates = &mut self.fates;
+        self.unsettled.retain(|key| match fates.get_mut(key) {
+            Some(fate) if fate.acked_at == node => {
+                fate.ack_certain = false;
+                false
+            }
+            _ => true,
+        });
     }
 
     /// The node stopped in order: only queues without a log are gone.
@@ -216,6 +312,7 @@ impl Checker {
 
     /// A consumer went that takes without acknowledging: what was on its way is lost.
     pub fn auto_ack_consumer_lost(&mut self, queue: u32) {
+        self.auto_acked.insert(queue);
         let bound = |publisher, seq| MessageKey {
             queue,
             publisher,
@@ -229,6 +326,13 @@ impl Checker {
         }
     }
 
+    /// A node cannot say, or could not, that such consumers went: more is sent to them.
+    pub fn doubt_auto_acks(&mut self) {
+        for queue in self.auto_acked.clone() {
+            self.auto_ack_consumer_lost(queue);
+        }
+    }
+
     /// A declare was answered.
     pub fn declared(&mut self, queue: u32, fragile: bool) {
         self.declared.insert(queue, fragile);
@@ -238,6 +342,12 @@ impl Checker {
     #[must_use]
     pub fn is_declared(&self, queue: u32) -> bool {
         self.declared.contains_key(&queue)
+    }
+
+    /// How many queues were declared.
+    #[must_use]
+    pub fn declared_count(&self) -> usize {
+        self.declared.len()
     }
 
     /// A declare that was answered is not seen any more.
@@ -278,6 +388,7 @@ impl Checker {
     /// have had the time to expire.
     pub fn drained(&mut self) {
         let now = self.now;
+        let now = Time(now.0 + self.ahead);
         let may_expire = |fate: &Fate| fate.expiry.is_some_and(|expiry| expiry <= now);
         let lost: Vec<_> = self
             .fates

@@ -4,11 +4,11 @@
 //! a publish when its bytes leave, a confirm when it is read, an acknowledgement when the broker
 //! has read it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::BytesMut;
 use warren_protocol::methods::{
-    BasicConsume, BasicDeliver, BasicQos, ChannelOpen, ConfirmSelect, ConnectionCloseOk,
+    BasicConsume, BasicQos, ChannelCloseOk, ChannelOpen, ConfirmSelect, ConnectionCloseOk,
     ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, QueueBind, QueueDeclare,
 };
 use warren_protocol::{
@@ -58,6 +58,8 @@ pub enum Role {
         auto_ack: bool,
         prefetch: u16,
     },
+    /// Fetches single messages from one queue, with acknowledgements.
+    Getter { queue: QueueSpec, id: u64 },
     /// Asks what is left in the queues.
     Inspector,
     /// Declares and deletes queues of its own. The id stays: names are made of it.
@@ -102,6 +104,8 @@ pub struct Client {
     from_broker: BytesMut,
     /// By the number of the publish; one key for each queue that it goes to.
     unconfirmed: BTreeMap<u64, Vec<MessageKey>>,
+    /// Of these the ones that went to all queues, known to this client or not.
+    to_all: BTreeSet<u64>,
     publish_number: u64,
     delivering: Option<Delivering>,
     body: Vec<u8>,
@@ -113,6 +117,16 @@ pub struct Client {
     counts: Vec<(u32, u32, u32)>,
     /// Only acknowledge and take: the end of the run.
     pub draining: bool,
+    /// Its node has heard of all that was declared anywhere.
+    pub trusting: bool,
+    /// Queues that others may have bound: they get what is for all.
+    pub others: Vec<QueueSpec>,
+    /// Others may take away what it uses alone: the node that it was on may have been ruled out.
+    pub lenient: bool,
+    /// The node that it is connected to, where there are several.
+    pub node: u64,
+    /// A `basic.get` was not answered.
+    getting: bool,
 }
 
 impl Client {
@@ -128,6 +142,7 @@ impl Client {
             read: 0,
             from_broker: BytesMut::new(),
             unconfirmed: BTreeMap::new(),
+            to_all: BTreeSet::new(),
             publish_number: 0,
             delivering: None,
             body: Vec::new(),
@@ -136,6 +151,11 @@ impl Client {
             churn: churn::Churn::default(),
             counts: Vec::new(),
             draining: false,
+            trusting: true,
+            others: Vec::new(),
+            lenient: false,
+            node: 0,
+            getting: false,
         };
         client.send(|out| out.extend_from_slice(&preamble::PROTOCOL_HEADER));
         client
@@ -165,6 +185,28 @@ impl Client {
             && self.held.is_empty()
             && self.acknowledging.is_empty()
             && self.churn.is_quiet()
+            && !self.getting
+    }
+
+    /// Asked for something that was not answered.
+    #[must_use]
+    pub fn is_churning(&self) -> bool {
+        !self.churn.is_quiet()
+    }
+
+    /// The id under which it gets messages, if it does.
+    #[must_use]
+    pub fn consumer(&self) -> Option<u64> {
+        match self.role {
+            Role::Consumer { id, .. } | Role::Getter { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
+    fn release(&self, key: MessageKey, checker: &mut Checker) {
+        if let Some(id) = self.consumer() {
+            checker.released(id, key);
+        }
     }
 
     /// Where it stands, for a person.
@@ -287,7 +329,10 @@ impl Client {
                 .encode_frame(0, out);
             }),
             Method::ConnectionClose(close) => {
-                if close.reply_code != ReplyCode::ConnectionForced.code() {
+                // A change of definitions whose outcome its node has not heard of.
+                let unknown = self.lenient && close.reply_code == ReplyCode::InternalError.code();
+                checker.unavailable += u64::from(unknown);
+                if !unknown && close.reply_code != ReplyCode::ConnectionForced.code() {
                     checker.violate("wire", format!("connection closed: {close:?}"));
                 }
                 self.send(|out| ConnectionCloseOk.encode_frame(0, out));
@@ -315,7 +360,11 @@ impl Client {
             }
             Method::QueueBindOk(_) => self.bound(checker),
             Method::ConfirmSelectOk(_) | Method::BasicConsumeOk(_) => self.stage = Stage::Ready,
-            Method::BasicDeliver(deliver) => self.begin_delivery(deliver),
+            Method::BasicDeliver(deliver) => {
+                self.begin_delivery(deliver.delivery_tag, deliver.redelivered);
+            }
+            Method::BasicGetOk(ok) => self.begin_delivery(ok.delivery_tag, ok.redelivered),
+            Method::BasicGetEmpty(_) => self.getting = false,
             Method::BasicAck(ack) => self.confirm(ack.delivery_tag, ack.multiple, true, checker),
             Method::BasicNack(nack) => {
                 self.confirm(nack.delivery_tag, nack.multiple, false, checker);
@@ -324,6 +373,15 @@ impl Client {
                 checker.violate("declared-is-declared", format!("{method:?}"));
             }
             Method::ChannelClose(close) => {
+                let excused = self.lenient && matches!(self.role, Role::Fleeting { .. });
+                if excused && close.reply_code == ReplyCode::NotFound.code() {
+                    self.stage = Stage::Preparing;
+                    self.send(|out| {
+                        ChannelCloseOk.encode_frame(CHANNEL, out);
+                        ChannelOpen.encode_frame(CHANNEL, out);
+                    });
+                    return;
+                }
                 checker.violate("wire", format!("channel closed: {close:?}"));
                 self.stage = Stage::Closed;
             }
@@ -337,7 +395,7 @@ impl Client {
         let name = queue.name();
         let is_known = checker.is_declared(queue.number);
         let inspects = matches!(self.role, Role::Inspector);
-        let passive = inspects || (is_known && self.rng.permille(500));
+        let passive = inspects || (is_known && self.trusting && self.rng.permille(500));
         self.send(|out| {
             QueueDeclare {
                 queue: ShortStr::truncated(&name),
@@ -389,7 +447,10 @@ impl Client {
         }
         self.stage = Stage::Preparing;
         match self.role {
-            Role::Inspector | Role::Churner { .. } | Role::Fleeting { .. } => {
+            Role::Inspector
+            | Role::Churner { .. }
+            | Role::Fleeting { .. }
+            | Role::Getter { .. } => {
                 self.stage = Stage::Ready;
             }
             Role::Publisher { .. } => {
@@ -415,7 +476,9 @@ impl Client {
             let Some(keys) = self.unconfirmed.remove(&tag) else {
                 continue;
             };
-            let known = stored || keys.len() == 1;
+            // Of one that went to all queues any may have refused it.
+            let to_all = keys.len() > 1 || self.to_all.remove(&tag);
+            let known = stored || !to_all;
             for key in keys {
                 match (known, stored) {
                     (true, true) => checker.confirmed(key),
@@ -427,10 +490,10 @@ impl Client {
         }
     }
 
-    fn begin_delivery(&mut self, deliver: &BasicDeliver<'_>) {
+    fn begin_delivery(&mut self, tag: u64, redelivered: bool) {
         self.delivering = Some(Delivering {
-            tag: deliver.delivery_tag,
-            redelivered: deliver.redelivered,
+            tag,
+            redelivered,
             size: None,
         });
         self.body.clear();
@@ -444,14 +507,16 @@ impl Client {
             return;
         }
         self.delivering = None;
-        let Role::Consumer {
-            id,
-            auto_ack,
-            queue,
-            ..
-        } = self.role
-        else {
-            return;
+        self.getting = false;
+        let (id, auto_ack, queue) = match self.role {
+            Role::Consumer {
+                id,
+                auto_ack,
+                queue,
+                ..
+            } => (id, auto_ack, queue),
+            Role::Getter { id, queue } => (id, false, queue),
+            _ => return,
         };
         let Some((mut key, mut whole)) = body::read(&self.body) else {
             checker.violate("no-ghosts", "a body without an id was delivered".to_owned());
@@ -463,6 +528,7 @@ impl Client {
         whole &= key.queue == queue.number;
         checker.delivered(id, key, delivering.redelivered, whole);
         if auto_ack {
+            checker.released(id, key);
             checker.acknowledged(key);
         } else {
             self.held.push_back((delivering.tag, key));

@@ -2,20 +2,25 @@
 
 use std::process::ExitCode;
 
-use warren_sim::trace::Trace;
-use warren_sim::world::{Figures, Report, run};
+use warren_sim::trace::{Lines, Trace};
+use warren_sim::world::{Figures, Report};
+use warren_sim::{cluster, world};
 
-/// Steps of a run, unless told otherwise.
+/// Steps of a run, of one node or of a cluster, unless told otherwise.
 const STEPS: u64 = 20_000;
+const CLUSTER_STEPS: u64 = 8_000;
 /// Violations of one seed that are printed.
 const PRINTED_MAX: usize = 10;
 
 const USAGE: &str = "\
-warren-sim [--seed S | --seeds N] [--start S] [--steps K] [--trace]
+warren-sim [--cluster] [--seed S | --seeds N] [--start S] [--steps K] [--first]
+           [--trace]
 
+  --cluster   whole clusters instead of one node
   --seed S    run this seed
   --seeds N   run N seeds (20), from --start on (1)
-  --steps K   steps of a run before it heals (20000)
+  --steps K   steps of a run before it heals (20000; of a cluster 8000)
+  --first     stop at the first seed that fails
   --trace     print what happens; two runs of a seed print the same
 ";
 
@@ -23,7 +28,9 @@ warren-sim [--seed S | --seeds N] [--start S] [--steps K] [--trace]
 struct Arguments {
     first: u64,
     count: u64,
+    cluster: bool,
     steps: u64,
+    first_only: bool,
     trace: bool,
 }
 
@@ -32,7 +39,9 @@ impl Arguments {
         let mut arguments = Self {
             first: 1,
             count: 20,
-            steps: STEPS,
+            cluster: false,
+            steps: 0,
+            first_only: false,
             trace: false,
         };
         while let Some(word) = words.next() {
@@ -52,11 +61,27 @@ impl Arguments {
                 "--seeds" => arguments.count = number()?,
                 "--start" => arguments.first = number()?,
                 "--steps" => arguments.steps = number()?,
+                "--cluster" => arguments.cluster = true,
+                "--first" => arguments.first_only = true,
                 "--trace" => arguments.trace = true,
                 _ => return Err(format!("{word}: unknown")),
             }
         }
+        if arguments.steps == 0 {
+            arguments.steps = if arguments.cluster {
+                CLUSTER_STEPS
+            } else {
+                STEPS
+            };
+        }
         Ok(arguments)
+    }
+
+    /// The line that runs a seed of these again.
+    fn replay(&self, seed: u64) -> String {
+        let cluster = if self.cluster { " --cluster" } else { "" };
+        let steps = self.steps;
+        format!("cargo xtask sim{cluster} --seed {seed} -- --steps {steps} --trace")
     }
 }
 
@@ -71,16 +96,14 @@ fn main() -> ExitCode {
     let mut failed = 0;
     let mut figures = Figures::default();
     for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
-        match run_one(seed, arguments) {
+        match run_one(seed, arguments, Trace::new(arguments.trace)) {
             Ok(report) if report.violations.is_empty() => figures.add(&report.figures),
-            Ok(report) => {
+            outcome => {
                 failed += 1;
-                print_failure(seed, arguments.steps, &report);
-            }
-            Err(text) => {
-                failed += 1;
-                println!("seed {seed} failed: panic: {text}");
-                print_replay(seed, arguments.steps);
+                print_failure(seed, arguments, &outcome);
+                if arguments.first_only {
+                    break;
+                }
             }
         }
     }
@@ -93,8 +116,12 @@ fn main() -> ExitCode {
 }
 
 /// A run, or the text of its panic: a broken invariant inside the node stops it.
-fn run_one(seed: u64, arguments: Arguments) -> Result<Report, String> {
-    let trace = Trace::new(arguments.trace);
+fn run_one(seed: u64, arguments: Arguments, trace: Trace) -> Result<Report, String> {
+    let run = if arguments.cluster {
+        cluster::run
+    } else {
+        world::run
+    };
     let outcome = std::panic::catch_unwind(|| run(seed, arguments.steps, trace));
     outcome.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -103,15 +130,26 @@ fn run_one(seed: u64, arguments: Arguments) -> Result<Report, String> {
     })
 }
 
-fn print_failure(seed: u64, steps: u64, report: &Report) {
-    for violation in report.violations.iter().take(PRINTED_MAX) {
-        println!("seed {seed} failed: {violation}");
+/// What failed, how to see all of it, and what came just before: from a second run, which is the
+/// same.
+fn print_failure(seed: u64, arguments: Arguments, outcome: &Result<Report, String>) {
+    if !arguments.trace {
+        let lines = Lines::default();
+        let again = run_one(seed, arguments, Trace::into_lines(lines.clone()));
+        lines.print();
+        if again != *outcome {
+            println!("seed {seed} failed: another run of it was another one");
+        }
     }
-    print_replay(seed, steps);
-}
-
-fn print_replay(seed: u64, steps: u64) {
-    println!("  replay: cargo xtask sim --seed {seed} -- --steps {steps} --trace");
+    match outcome {
+        Ok(report) => {
+            for violation in report.violations.iter().take(PRINTED_MAX) {
+                println!("seed {seed} failed: {violation}");
+            }
+        }
+        Err(text) => println!("seed {seed} failed: panic: {text}"),
+    }
+    println!("  replay: {}", arguments.replay(seed));
 }
 
 #[cfg(test)]
@@ -125,6 +163,10 @@ mod tests {
         assert_eq!((one.first, one.count, one.trace), (7, 1, true));
         let many = parse("--seeds 500 --start 3 --steps 9").expect("well formed");
         assert_eq!((many.first, many.count, many.steps), (3, 500, 9));
+        let clusters = parse("--cluster --seeds 3").expect("well formed");
+        assert!(clusters.cluster);
+        let line = "cargo xtask sim --cluster --seed 2 -- --steps 8000 --trace";
+        assert_eq!(clusters.replay(2), line);
         assert!(parse("--seeds").is_err());
         assert!(parse("--seeds x").is_err());
         assert!(parse("--sedes 1").is_err());

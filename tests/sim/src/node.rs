@@ -1,8 +1,10 @@
 //! A node as its process would run it, without threads, sockets and files: lane, topology,
 //! sessions, and what joins them. Stepped piece by piece, in any order that the world likes.
 
+mod peers;
+
 use core::net::{IpAddr, Ipv4Addr};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -11,20 +13,24 @@ use warren_broker_core::auth::password;
 use warren_broker_core::definitions::{
     HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
 };
-use warren_broker_core::dispatch::control::{self, Home, lives};
+use warren_broker_core::dispatch::chores::{Chore, Chores};
+use warren_broker_core::dispatch::control::{Home, lives};
 use warren_broker_core::dispatch::reconcile;
 use warren_broker_core::dispatch::work::{Item, ReplyAddress, Ticket, Work};
-use warren_broker_core::ids::{QueueId, SessionId, Token};
+use warren_broker_core::ids::{SessionId, Token};
 use warren_broker_core::session::event::Event;
 use warren_broker_core::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
 use warren_broker_core::shard::effect::Effect;
 use warren_broker_core::shard::{Shard, ShardOptions, input};
 use warren_broker_core::topology::Topology;
-use warren_cluster_core::ids::{self, Instant, Now, ShardId, Term};
+use warren_cluster_core::ids::{self, Instant, NodeId, Now, ReplicaId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::{self, Figures, Lane};
+use warren_cluster_core::link::Envelope;
 use warren_cluster_core::log::disk::Op;
 use warren_cluster_core::log::sim::SimDisk;
+use warren_cluster_core::machine::Malformed;
+use warren_cluster_core::members::Directory;
 use warren_cluster_core::rows::{Change, Precondition, Transaction, Write};
 
 use crate::agree::States;
@@ -40,6 +46,10 @@ const NODE: SessionId = SessionId(0);
 pub struct Options {
     pub lane: lane::Options,
     pub session: Arc<SessionOptions>,
+    /// It is the one that makes the first definitions, where there are none.
+    pub founds: bool,
+    /// The replica of shard 0 that it was given when it joined.
+    pub replica: Option<ReplicaId>,
 }
 
 /// How far a node's life is.
@@ -57,13 +67,6 @@ pub enum Life {
     Stopped,
 }
 
-/// Something to do after a queue's shard said so.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Chore {
-    RemoveClosed(QueueId),
-    Forget(QueueId),
-}
-
 /// A running node.
 pub struct Node {
     options: Options,
@@ -73,12 +76,22 @@ pub struct Node {
     topology: Topology,
     sessions: BTreeMap<SessionId, Served>,
     last_session: u64,
-    chores: VecDeque<Chore>,
+    /// Noted by the lane's last turns, and all.
+    noted: Vec<Chore>,
+    chores: Chores,
     home: Home,
     life: Life,
     alarm: Option<Arc<str>>,
     /// The lane said that it has more to do.
     pub wants_step: bool,
+    /// For other nodes, and what they say that cannot be read.
+    mail: Vec<Envelope>,
+    foreign: Vec<(NodeId, Malformed)>,
+    directory: Directory,
+    /// Nodes that there is a way to.
+    reachable: BTreeSet<NodeId>,
+    /// Leads that it took, until somebody looks.
+    led: Vec<(ShardId, Term)>,
 }
 
 /// A session and what waits at its door.
@@ -119,22 +132,31 @@ impl Node {
             ..options.lane.clone()
         };
         let lane = Lane::recover(lane_options, disk, machine)?;
+        let shard = ShardId::DEFINITIONS;
+        let given = options.replica.into_iter();
+        let given = given.map(|replica| Input::Host { shard, replica });
         Ok(Self {
+            inputs: given.collect(),
             home: Home {
                 node: options.lane.node,
                 incarnation,
             },
             options,
             lane,
-            inputs: VecDeque::new(),
             outputs: Outputs::default(),
             topology: Topology::new(incarnation),
             sessions: BTreeMap::new(),
             last_session: 0,
-            chores: VecDeque::new(),
+            noted: Vec::new(),
+            chores: Chores::default(),
             life: Life::Opening,
             alarm: None,
             wants_step: true,
+            mail: Vec::new(),
+            foreign: Vec::new(),
+            directory: Directory::default(),
+            reachable: BTreeSet::new(),
+            led: Vec::new(),
         })
     }
 
@@ -180,7 +202,7 @@ impl Node {
         let waits = |served: &Served| !served.events.is_empty();
         !self.wants_step
             && self.inputs.is_empty()
-            && self.chores.is_empty()
+            && self.noted.is_empty()
             && !self.sessions.values().any(waits)
     }
 
@@ -193,7 +215,7 @@ impl Node {
             self.life,
             self.wants_step,
             self.inputs.len(),
-            self.chores.len(),
+            self.noted.len(),
             self.sessions.values().filter(waits).count()
         )
     }
@@ -217,7 +239,7 @@ impl Node {
         let (inputs, outputs) = (&mut self.inputs, &mut self.outputs);
         self.wants_step = self.lane.step(now, inputs, outputs, &mut ops)?;
         for op in ops {
-            trace.say(|| describe(&op));
+            trace.detail(|| describe(&op));
             disk.submit(op);
         }
         self.take_outputs();
@@ -226,7 +248,10 @@ impl Node {
 
     fn take_outputs(&mut self) {
         let mut outputs = std::mem::take(&mut self.outputs);
+        self.mail.append(&mut outputs.mail);
+        self.foreign.append(&mut outputs.foreign);
         for (shard, changes) in outputs.changes.drain(..) {
+            self.take_members(shard, &changes);
             self.take_changes(shard, &changes);
         }
         for (ticket, committed) in outputs.committed.drain(..) {
@@ -242,10 +267,9 @@ impl Node {
             self.tell(ticket.session, Event::Done { number, outcome });
         }
         for effect in outputs.effects.drain(..) {
-            match effect {
-                Effect::Unused { queue } => self.chores.push_back(Chore::RemoveClosed(queue)),
-                Effect::Dropped { queue } => self.chores.push_back(Chore::Forget(queue)),
-                effect => self.tell(addressee(&effect), Event::Shard(effect)),
+            match Chore::of(&effect) {
+                Some(chore) => self.noted.push(chore),
+                None => self.tell(addressee(&effect), Event::Shard(effect)),
             }
         }
         let roles = outputs.roles.drain(..);
@@ -265,6 +289,8 @@ impl Node {
 
     /// Shards that the node leads from here on are told of all their queues before they act.
     fn take_roles(&mut self, led: BTreeMap<ShardId, Term>) {
+        self.led
+            .extend(led.iter().map(|(shard, term)| (*shard, *term)));
         let shards = led.keys().copied().collect();
         for (shard, input) in reconcile::lead(&self.topology, &shards) {
             self.inputs.push_back(Input::Machine { shard, input });
@@ -282,8 +308,15 @@ impl Node {
         if store == Store::Replicated {
             inputs.extend(lives::dropped(&self.topology, changes));
         }
-        for (shard, input) in inputs.into_iter().rev() {
-            self.inputs.push_front(Input::Machine { shard, input });
+        let inputs = inputs.into_iter();
+        self.inputs
+            .extend(inputs.map(|(shard, input)| Input::Machine { shard, input }));
+        if store == Store::Replicated {
+            let fences = lives::fences(changes).into_iter();
+            self.inputs.extend(fences.map(|(node, upto)| Input::Fence {
+                node,
+                life: ids::Life(upto),
+            }));
         }
         let applied = self.topology.apply(store, changes);
         applied.expect("rows that this build wrote");
@@ -299,7 +332,15 @@ impl Node {
     fn begin_definitions(&mut self) {
         self.life = Life::Defining;
         if self.topology.vhosts().next().is_some() {
-            self.begin_life();
+            if self.knows_leader() {
+                self.begin_life();
+            } else {
+                self.life = Life::Opening;
+            }
+            return;
+        }
+        if !self.options.founds {
+            self.life = Life::Opening;
             return;
         }
         let mut work = Work::default();
@@ -367,21 +408,15 @@ impl Node {
         }
     }
 
-    /// Does the oldest of what queues left to do; false when there is nothing.
-    pub fn do_chore(&mut self) -> bool {
-        let Some(chore) = self.chores.pop_front() else {
-            return false;
-        };
-        let mut work = Work::default();
-        match chore {
-            Chore::RemoveClosed(queue) => control::remove_closed(&self.topology, queue, &mut work),
-            Chore::Forget(queue) => {
-                let (shard, transaction) = reconcile::forget(queue);
-                work.transact(shard, transaction, None);
-            }
+    /// Does what queues left to do and what is due of it; whether there was anything.
+    pub fn do_chores(&mut self, now: Instant) -> bool {
+        for chore in self.noted.drain(..) {
+            self.chores.add(chore, now);
         }
+        let mut work = Work::default();
+        let any = self.chores.work(now, &self.topology, &mut work);
         self.submit(NODE, &mut work);
-        true
+        any
     }
 
     /// Raises or clears an alarm for publishers.
@@ -411,7 +446,7 @@ impl Node {
     /// A client connected.
     pub fn open_session(&mut self, now: Instant, seed: u64) -> SessionId {
         self.last_session += 1;
-        let id = SessionId(self.last_session);
+        let id = SessionId::new(self.options.lane.node, self.last_session);
         let peer = Peer {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 40_000,
@@ -540,6 +575,12 @@ impl Node {
     }
 }
 
+/// A session's number on its node.
+#[must_use]
+pub fn number(session: SessionId) -> u64 {
+    session.0 - SessionId::of_node(session.node()).0
+}
+
 /// An operation, for a person.
 fn describe(op: &Op) -> String {
     let (file, token) = (op.file(), op.token().0);
@@ -574,7 +615,7 @@ fn addressee(effect: &Effect) -> Option<SessionId> {
         | Effect::Cancelled { session, .. }
         | Effect::Settled { session, .. } => Some(*session),
         Effect::Reply { asker, .. } => Some(*asker),
-        Effect::Unused { .. } | Effect::Dropped { .. } => None,
+        Effect::Closed { .. } | Effect::Dropped { .. } => None,
     }
 }
 

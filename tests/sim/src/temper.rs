@@ -79,6 +79,8 @@ impl Temper {
             node: node::Options {
                 lane: lane_options(rng),
                 session: Arc::new(session_options(rng)),
+                founds: true,
+                replica: None,
             },
             queues: (0..durable + transient).map(queue).collect(),
             publishers: rng.between(1, 4),
@@ -90,11 +92,11 @@ impl Temper {
     }
 }
 
-fn any<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+pub(crate) fn any<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.below(of.len() as u64) as usize]
 }
 
-fn lane_options(rng: &mut Rng) -> lane::Options {
+pub(crate) fn lane_options(rng: &mut Rng) -> lane::Options {
     lane::Options {
         seed: rng.draw(),
         segment_bytes: any(rng, &[32 << 10, 64 << 10, 256 << 10]),
@@ -108,7 +110,7 @@ fn lane_options(rng: &mut Rng) -> lane::Options {
     }
 }
 
-fn session_options(rng: &mut Rng) -> SessionOptions {
+pub(crate) fn session_options(rng: &mut Rng) -> SessionOptions {
     SessionOptions {
         in_flight_bytes_max: any(rng, &[8 << 10, 1 << 20]),
         outbox_bytes: any(rng, &[4 << 10, 256 << 10]),

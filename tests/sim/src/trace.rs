@@ -1,5 +1,8 @@
 //! What happened in a run: a number that two runs of one seed must share, and lines to read.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::checker::MessageKey;
 
 /// Bytes of a text mixed at once.
@@ -10,7 +13,38 @@ const WORD: usize = 8;
 pub struct Trace {
     hash: u64,
     step: u64,
-    prints: bool,
+    into: Into,
+}
+
+/// Where lines go.
+#[derive(Debug)]
+enum Into {
+    Nowhere,
+    Output,
+    Lines(Lines),
+}
+
+/// The last lines of a trace.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(Arc<Mutex<VecDeque<String>>>);
+
+/// Lines that are kept.
+const LINES_MAX: usize = 60;
+
+impl Lines {
+    fn push(&self, line: String) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LINES_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// Writes them to the standard output.
+    pub fn print(&self) {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().for_each(|line| println!("{line}"));
+    }
 }
 
 impl Trace {
@@ -20,7 +54,24 @@ impl Trace {
         Self {
             hash: 0xcbf2_9ce4_8422_2325,
             step: 0,
-            prints,
+            into: if prints { Into::Output } else { Into::Nowhere },
+        }
+    }
+
+    /// A trace whose last lines are kept.
+    #[must_use]
+    pub fn into_lines(lines: Lines) -> Self {
+        Self {
+            into: Into::Lines(lines),
+            ..Self::new(false)
+        }
+    }
+
+    fn line(&self, text: impl FnOnce() -> String) {
+        match &self.into {
+            Into::Nowhere => {}
+            Into::Output => println!("{:>6}  {}", self.step, text()),
+            Into::Lines(lines) => lines.push(format!("{:>6}  {}", self.step, text())),
         }
     }
 
@@ -35,9 +86,7 @@ impl Trace {
         self.bytes(what.as_bytes());
         self.mix(who);
         self.mix(much);
-        if self.prints {
-            println!("{:>6}  {what} {who}: {much}", self.step);
-        }
+        self.line(|| format!("{what} {who}: {much}"));
     }
 
     /// Something happened to a message.
@@ -45,24 +94,32 @@ impl Trace {
         self.bytes(what.as_bytes());
         self.mix(u64::from(key.queue) << 32 | u64::from(key.publisher));
         self.mix(key.seq);
-        if self.prints {
+        self.line(|| {
             let MessageKey {
                 queue,
                 publisher,
                 seq,
             } = key;
-            println!(
-                "{:>6}  {what} {publisher}.{seq} of queue {queue}",
-                self.step
-            );
+            format!("{what} {publisher}.{seq} of queue {queue}")
+        });
+    }
+
+    /// Something happened that is not worth a line.
+    pub fn count(&mut self, who: u64, much: u64) {
+        self.mix(who);
+        self.mix(much);
+    }
+
+    /// Something to read in a whole trace alone, that says nothing new.
+    pub fn detail(&self, text: impl FnOnce() -> String) {
+        if matches!(self.into, Into::Output) {
+            self.line(text);
         }
     }
 
     /// Something to read that says nothing new.
     pub fn say(&self, text: impl FnOnce() -> String) {
-        if self.prints {
-            println!("{:>6}  {}", self.step, text());
-        }
+        self.line(text);
     }
 
     /// Bytes that a client got.

@@ -14,8 +14,9 @@ use warren_cluster_core::log::sim::SimDisk;
 
 use crate::agree::States;
 use crate::checker::{Checker, Violation};
-use crate::client::{Client, QueueSpec, Role};
-use crate::node::{Life, Node};
+use crate::client::Client;
+use crate::node::{Life, Node, number};
+use crate::places::Kind;
 use crate::rng::Rng;
 use crate::temper::Temper;
 use crate::trace::Trace;
@@ -49,6 +50,14 @@ pub struct Figures {
     pub kills: u64,
     pub stops: u64,
     pub cuts: u64,
+    /// Of clusters: leads that were taken, nodes that joined, that were removed, and of these the
+    /// ones that had lost their disk.
+    pub leads: u64,
+    pub joins: u64,
+    pub removals: u64,
+    pub losses: u64,
+    /// Clients that were told that definitions cannot be changed at the moment.
+    pub unavailable: u64,
 }
 
 impl Figures {
@@ -63,6 +72,11 @@ impl Figures {
         self.kills += other.kills;
         self.stops += other.stops;
         self.cuts += other.cuts;
+        self.leads += other.leads;
+        self.joins += other.joins;
+        self.removals += other.removals;
+        self.losses += other.losses;
+        self.unavailable += other.unavailable;
     }
 }
 
@@ -78,22 +92,6 @@ pub fn run(seed: u64, steps: u64, trace: Trace) -> Report {
 struct Place {
     kind: Kind,
     link: Option<Link>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Publisher,
-    Churner {
-        id: u32,
-    },
-    Fleeting {
-        id: u32,
-    },
-    /// Of the queue with this index.
-    Consumer {
-        queue: usize,
-        auto_ack: bool,
-    },
 }
 
 /// A connection: the client, its session, and the bytes between them.
@@ -326,7 +324,8 @@ impl World {
         if link.noticed && !node.has_session(session) {
             self.broken.retain(|link| link.session != session);
         }
-        self.trace.note("read of session", session.0, read as u64);
+        self.trace
+            .note("read of session", number(session), read as u64);
         read
     }
 
@@ -346,10 +345,14 @@ impl World {
         let bytes = link.wire.split_to(given.min(link.wire.len()));
         link.client.handle_bytes(&bytes, &mut self.checker);
         self.trace.bytes(&bytes);
-        self.trace
-            .note("bytes for session", link.session.0, bytes.len() as u64);
+        self.trace.note(
+            "bytes for session",
+            number(link.session),
+            bytes.len() as u64,
+        );
         if link.wire.is_empty() && node.has_closed(link.session) {
-            self.trace.note("closed by the node", link.session.0, 0);
+            self.trace
+                .note("closed by the node", number(link.session), 0);
             self.cut(at);
             self.notice_all();
         }
@@ -395,7 +398,7 @@ impl World {
 
     fn do_chore(&mut self) {
         if let Some(node) = &mut self.node {
-            node.do_chore();
+            node.do_chores(self.now.mono);
         }
     }
 
@@ -412,7 +415,11 @@ impl World {
         if self.places[at].link.is_some() || node.life() != Life::Serving {
             return;
         }
-        if self.broken.iter().any(|link| kind.waits_for(link)) {
+        if self
+            .broken
+            .iter()
+            .any(|link| kind.waits_for(link.client.role()))
+        {
             return;
         }
         self.next_id += 1;
@@ -422,7 +429,7 @@ impl World {
                 .role(self.next_id, self.heals, &self.temper.queues, &mut self.rng);
         let session = node.open_session(self.now.mono, self.rng.draw());
         self.trace
-            .say(|| format!("session {} is {role:?}", session.0));
+            .say(|| format!("session {} is {role:?}", number(session)));
         let client = Client::new(role, self.temper.queues.clone(), self.rng.fork());
         self.places[at].link = Some(Link {
             client,
@@ -436,32 +443,5 @@ impl World {
     fn fail(&mut self, invariant: &'static str, text: &str) {
         self.checker.violate(invariant, text.to_owned());
         self.over = true;
-    }
-}
-
-impl Kind {
-    /// What a client with queues of its own asked on its last connection may still happen, until
-    /// that is over.
-    fn waits_for(self, link: &Link) -> bool {
-        match (self, link.client.role()) {
-            (Self::Churner { id }, Role::Churner { id: of })
-            | (Self::Fleeting { id }, Role::Fleeting { id: of }) => id == of,
-            _ => false,
-        }
-    }
-
-    fn role(self, id: u32, drains: bool, queues: &[QueueSpec], rng: &mut Rng) -> Role {
-        match self {
-            Self::Publisher => Role::Publisher { id },
-            Self::Churner { id } => Role::Churner { id },
-            Self::Fleeting { id } => Role::Fleeting { id },
-            Self::Consumer { queue, auto_ack } => Role::Consumer {
-                queue: queues[queue],
-                id: u64::from(id),
-                auto_ack,
-                // The end of a run must not take for ever.
-                prefetch: [0, 50, 3, 1][rng.below(if drains { 2 } else { 4 }) as usize],
-            },
-        }
     }
 }

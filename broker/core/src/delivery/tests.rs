@@ -283,7 +283,10 @@ fn show(effect: &Effect) -> String {
         } => format!("cancelled s{}.{number} q{}", session.0, queue.0),
         Effect::Settled { session, .. } => format!("settled s{}", session.0),
         Effect::Reply { reply, .. } => format!("{reply:?}"),
-        Effect::Unused { queue } => format!("unused q{}", queue.0),
+        Effect::Closed { queue, asked } => {
+            let why = if *asked { "closed" } else { "unused" };
+            format!("{why} q{}", queue.0)
+        }
         Effect::Dropped { queue } => format!("dropped q{}", queue.0),
     }
 }

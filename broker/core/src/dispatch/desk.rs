@@ -338,7 +338,7 @@ impl machine::Desk<Input, Effect> for Desk {
                 self.seats.remove(&key(*queue, holder));
                 known
             }
-            Effect::Unused { .. } | Effect::Dropped { .. } => true,
+            Effect::Closed { .. } | Effect::Dropped { .. } => true,
         }
     }
 
@@ -346,6 +346,10 @@ impl machine::Desk<Input, Effect> for Desk {
         while self.unpaid.front().is_some_and(|(of, _)| *of <= seq) {
             self.unpaid.pop_front();
         }
+    }
+
+    fn owes(&self) -> bool {
+        !self.unpaid.is_empty()
     }
 
     fn claim(&mut self, node: NodeId, careful: bool) -> Option<Input> {
@@ -454,7 +458,7 @@ impl machine::Desk<Input, Effect> for Desk {
             | Effect::Cancelled { session, .. }
             | Effect::Settled { session, .. }
             | Effect::Reply { asker: session, .. } => Some(session.node()),
-            Effect::Unused { .. } | Effect::Dropped { .. } => None,
+            Effect::Closed { .. } | Effect::Dropped { .. } => None,
         }
     }
 

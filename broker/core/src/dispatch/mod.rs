@@ -1,5 +1,6 @@
 //! Joins sessions and shards: what a session wants done, and the steps of every declaration.
 
+pub mod chores;
 pub mod control;
 pub mod desk;
 pub mod operation;

@@ -90,7 +90,7 @@ impl Session {
             Effect::Reply { token, reply, .. } => {
                 self.respond(token, Response::Reply(reply), turn);
             }
-            Effect::Unused { .. } | Effect::Dropped { .. } => {}
+            Effect::Closed { .. } | Effect::Dropped { .. } => {}
         }
     }
 

@@ -53,7 +53,7 @@ impl Shard {
                 } => self.purge(queue, first.0..end.0, kept, context),
                 Command::Reserve { queue, reserved } => self.reserve(queue, reserved, context),
                 Command::Barrier { session, token } => {
-                    if context.leads.is_some() {
+                    if self.leader.is_here() {
                         context.effects.push(Effect::Settled { session, token });
                     }
                 }
@@ -102,7 +102,8 @@ impl Shard {
     }
 
     fn create(&mut self, create: &Create<'_>) {
-        if self.slots.find(create.queue).is_none() {
+        let gone = self.gone.contains(create.queue);
+        if !gone && self.slots.find(create.queue).is_none() {
             let mut queue = Queue::new(create.queue, self.saving.epoch());
             queue.auto_delete = create.auto_delete;
             queue.reserved = create.reserved.0;
@@ -124,8 +125,11 @@ impl Shard {
             delivery.end(&slot.queue, &mut self.leader.sessions, context.effects);
         }
         slot.queue.release_all(context.bodies);
+        if self.options.logged {
+            self.gone.push(queue);
+        }
         self.leader.expiries.set(queue, None);
-        if context.leads.is_some() {
+        if self.leader.is_here() {
             context.effects.push(Effect::Dropped { queue });
         }
     }
@@ -159,8 +163,9 @@ impl Shard {
         if let Some(delivery) = slot.delivery.take() {
             delivery.end(&slot.queue, &mut self.leader.sessions, context.effects);
         }
-        if unused && context.leads.is_some() {
-            context.effects.push(Effect::Unused { queue: id });
+        if self.leader.is_here() {
+            let (queue, asked) = (id, !unused);
+            context.effects.push(Effect::Closed { queue, asked });
         }
     }
 

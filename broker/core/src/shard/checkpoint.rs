@@ -19,6 +19,7 @@ use crate::queue::{Queue, keep_options};
 
 use super::Shard;
 use super::effect::Effect;
+use super::gone::Gone;
 use super::reader::Reader;
 use super::slots::Slots;
 
@@ -30,6 +31,8 @@ const SHARD: u8 = 1;
 const QUEUE: u8 = 2;
 /// A block of a queue's messages.
 const BLOCK: u8 = 3;
+/// The queues that were dropped last, oldest first; none in checkpoints of earlier builds.
+const GONE: u8 = 4;
 
 const AUTO_DELETE: u8 = 1;
 const CLOSED: u8 = 2;
@@ -64,12 +67,13 @@ impl Saving {
         self.epoch
     }
 
-    pub(super) fn begin(&mut self, queues: u64, out: &mut dyn CheckpointWriter) {
+    pub(super) fn begin(&mut self, queues: u64, gone: &Gone, out: &mut dyn CheckpointWriter) {
         self.epoch += 1;
         self.active = true;
         (self.slot, self.number) = (0, 0);
         let mut chunk = vec![VERSION, SHARD];
         chunk.extend_from_slice(&queues.to_le_bytes());
+        write_gone(gone, &mut chunk);
         out.chunk(&chunk);
     }
 
@@ -189,7 +193,12 @@ impl Saving {
     }
 
     /// Takes a chunk of a checkpoint.
-    pub(super) fn restore(&mut self, slots: &mut Slots, chunk: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn restore(
+        &mut self,
+        slots: &mut Slots,
+        gone: &mut Gone,
+        chunk: &[u8],
+    ) -> Result<(), Malformed> {
         let state = self.restoring.get_or_insert_default();
         let mut reader = Reader::new("checkpoint chunk of a queue shard", chunk);
         if reader.u8()? != VERSION {
@@ -205,6 +214,11 @@ impl Saving {
                 }
                 QUEUE => state.headers.push(read_queue(slots, &mut reader)?),
                 BLOCK => read_block(slots, &mut reader)?,
+                GONE => {
+                    for _ in 0..reader.u16()? {
+                        gone.push(QueueId(reader.u64()?));
+                    }
+                }
                 _ => return Err(reader.malformed("unknown record")),
             }
         }
@@ -246,6 +260,16 @@ impl Saving {
         }
         Ok(())
     }
+}
+
+fn write_gone(gone: &Gone, out: &mut Vec<u8>) {
+    if gone.len() == 0 {
+        return;
+    }
+    out.push(GONE);
+    out.extend_from_slice(&(gone.len() as u16).to_le_bytes());
+    gone.iter()
+        .for_each(|id| out.extend_from_slice(&id.0.to_le_bytes()));
 }
 
 fn write_queue(queue: &Queue, chunk: &mut Vec<u8>) {
@@ -334,6 +358,7 @@ impl Shard {
     /// The replicated state in one canonical form, without the places of bodies: equal on
     /// replicas at the same index.
     pub fn dump(&self, out: &mut Vec<u8>) {
+        write_gone(&self.gone, out);
         for id in self.slots.ids() {
             let Some(slot) = self.slots.get(id) else {
                 continue;

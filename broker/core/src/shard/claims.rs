@@ -1,7 +1,8 @@
 //! The barrier of a new leader, and what nodes claim before it (rule 7).
 //!
 //! Always holds:
-//! - before the barrier is passed nothing is handed out, answered or decided;
+//! - before the barrier is passed nothing is handed out, answered or decided (but that queues are
+//!   made);
 //! - a message that a claim names is out with whom it says, and nobody else gets it;
 //! - one that lies below such a message and that nobody claims was out and is back.
 
@@ -78,6 +79,13 @@ impl Shard {
             return;
         };
         self.leader.leads = true;
+        #[cfg(warren_break = "reconcile_absence")]
+        for queue in self.slots.ids() {
+            if self.options.logged && !self.leader.wanted.contains(&queue) {
+                let drop = |out: &mut _| super::command::encode_drop(out, queue);
+                context.proposals.push(drop);
+            }
+        }
         let mut claimed = BTreeSet::new();
         for seat in barrier.claims.iter().flat_map(|claim| &claim.seats) {
             if let Some(at) = self.seat(seat, context)

@@ -90,10 +90,11 @@ pub enum Effect {
         token: Token,
         reply: Reply,
     },
-    /// An auto-delete queue lost its last consumer and is closed: whoever drives the node
-    /// deletes its row (conditional on the id), then sends `Drop`.
-    Unused {
+    /// A queue is closed, because it is unused or because somebody `asked`: whoever drives the
+    /// node deletes its row (conditional on the id) unless that one does; then it sends `Drop`.
+    Closed {
         queue: QueueId,
+        asked: bool,
     },
     /// The shard does not have the queue (any more): its tombstone can go.
     Dropped {

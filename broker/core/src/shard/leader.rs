@@ -36,6 +36,8 @@ pub(super) struct Leader {
     barriers: Vec<(SessionId, Token)>,
     /// Queues whose create is proposed, and what waits for it.
     creating: BTreeMap<QueueId, Vec<Input>>,
+    #[cfg(warren_break = "reconcile_absence")]
+    pub(super) wanted: std::collections::BTreeSet<QueueId>,
     /// Inputs whose queue is there now.
     unparked: Vec<Input>,
     /// Inputs that came before this replica could act.
@@ -46,6 +48,12 @@ pub(super) struct Leader {
 }
 
 impl Leader {
+    /// Whether this replica leads, inside its lease or not: what follows from the log alone is
+    /// told by whoever applies it as the leader, or by nobody.
+    pub(super) fn is_here(&self) -> bool {
+        self.leads || self.barrier.is_some()
+    }
+
     /// Has the queue served at the end of the step.
     pub(super) fn activate(&mut self, slot: u32, delivery: &mut Delivery) {
         if !delivery.active {
@@ -170,7 +178,8 @@ impl Shard {
             }
             if slot.queue.closed {
                 let queue = slot.queue.id;
-                context.effects.push(Effect::Unused { queue });
+                let asked = false;
+                context.effects.push(Effect::Closed { queue, asked });
             }
         }
         self.raise_barrier(nodes, context);
@@ -185,14 +194,21 @@ impl Shard {
 
     pub(super) fn take_input(&mut self, input: Input, context: &mut Context<'_, Effect>) {
         if let Input::Claim(claim) = input {
-            if self.leader.leads || self.leader.barrier.is_some() {
+            if self.leader.is_here() {
                 self.take_claim(claim, context);
             }
             return;
         }
-        // Batches for a new queue are in the log before the barrier is passed, and so must it be.
-        let creates = matches!(input, Input::Create { .. }) && self.leader.barrier.is_some();
-        if !self.leader.leads && !creates {
+        if !self.leader.leads {
+            if let Input::Create { queue, config } = &input
+                && self.leader.barrier.is_some()
+            {
+                // Publishes do not wait for the barrier: none may come before its queue.
+                #[cfg(warren_break = "reconcile_absence")]
+                self.leader.wanted.insert(*queue);
+                self.ask_create(*queue, config, context);
+                return;
+            }
             if self.leader.waiting.len() < WAITING_MAX {
                 self.leader.waiting.push_back(input);
             }
@@ -367,7 +383,8 @@ impl Shard {
         config: &QueueConfig,
         context: &mut Context<'_, Effect>,
     ) {
-        if self.slots.find(queue).is_some() {
+        let asked = self.leader.creating.contains_key(&queue);
+        if asked || self.slots.find(queue).is_some() {
             return;
         }
         self.leader.creating.insert(queue, Vec::new());

@@ -12,6 +12,7 @@ mod claims;
 pub mod command;
 pub mod effect;
 mod expiries;
+mod gone;
 pub mod input;
 mod leader;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::ids::QueueId;
 
 use checkpoint::Saving;
 use effect::Effect;
+use gone::Gone;
 use input::Input;
 use leader::Leader;
 use slots::Slots;
@@ -55,6 +57,7 @@ pub struct ShardOptions {
 pub struct Shard {
     options: ShardOptions,
     slots: Slots,
+    gone: Gone,
     leader: Leader,
     saving: Saving,
 }
@@ -66,6 +69,7 @@ impl Shard {
         Self {
             options,
             slots: Slots::default(),
+            gone: Gone::default(),
             leader: Leader::default(),
             saving: Saving::default(),
         }
@@ -138,7 +142,7 @@ impl Machine for Shard {
     }
 
     fn checkpoint_begin(&mut self, out: &mut dyn CheckpointWriter) {
-        self.saving.begin(self.slots.len() as u64, out);
+        self.saving.begin(self.slots.len() as u64, &self.gone, out);
     }
 
     fn checkpoint_step(&mut self, budget: usize, out: &mut dyn CheckpointWriter) -> bool {
@@ -150,7 +154,7 @@ impl Machine for Shard {
     }
 
     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
-        self.saving.restore(&mut self.slots, chunk)
+        self.saving.restore(&mut self.slots, &mut self.gone, chunk)
     }
 
     fn restored(&mut self) -> Result<(), Malformed> {

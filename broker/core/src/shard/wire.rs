@@ -442,7 +442,7 @@ pub fn encode_effect(effect: &Effect, out: &mut Parts) {
             put_answer(REPLY, *asker, *token, head);
             put_reply(*reply, head);
         }
-        Effect::Unused { .. } | Effect::Dropped { .. } => {
+        Effect::Closed { .. } | Effect::Dropped { .. } => {
             unreachable!("the leader's own node sees to rows")
         }
     }

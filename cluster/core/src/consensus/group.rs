@@ -189,7 +189,12 @@ impl Group {
     /// still do so in this term, whatever lease others believe in. So the lead is taken anew, in
     /// the next term.
     fn check_transfer(&mut self) {
+        let alone = self.members().is_decided_by(self.id());
         let raft = &mut self.node.raft;
+        // A sole voter is elected at once, and that needs all of its log on disk.
+        if alone && raft.raft_log.persisted < raft.raft_log.last_index() {
+            return;
+        }
         let leads = raft.state == StateRole::Leader;
         let given_up = self.lease_given_up == Some(raft.term);
         if leads && given_up && raft.lead_transferee.is_none() {
@@ -479,6 +484,12 @@ impl Group {
             }
         };
         let state = state.map_err(refused)?;
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+            // Elected after it was to be removed. The library panics over a leader that is no
+            // member, at the next answer that it gets.
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
         self.node.mut_store().set_members(&state);
         self.members_at = entry.index;
         self.members_changed();

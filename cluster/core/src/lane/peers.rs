@@ -349,6 +349,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.touched.insert(shard);
     }
 
+    /// Whether this node's sessions have done something that the log of the shard may not have:
+    /// acknowledged a message, most of all.
+    #[must_use]
+    pub fn owes(&self, shard: ShardId) -> bool {
+        queue_at(shard, &self.options).is_some_and(|at| self.queues[at].owes())
+    }
+
     /// What this node knows of a logged shard.
     #[must_use]
     pub fn status(&self, shard: ShardId) -> Option<ShardStatus> {

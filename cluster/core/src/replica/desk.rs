@@ -21,6 +21,8 @@ use crate::rows::Version;
 
 /// A node that is to make its claim is asked again after this.
 const CALL_BACK_MILLIS: u64 = 500;
+/// Nodes that are to make their claim are told so again after this.
+const ASK_AGAIN_MILLIS: u64 = 1_000;
 /// Inputs that wait for somebody to lead.
 const WAITING_MAX: usize = 1 << 20;
 
@@ -69,6 +71,8 @@ pub(super) struct Guests {
     marks: VecDeque<Vec<(NodeId, Seq)>>,
     /// Nodes that were gone for long, and when one that was there again was last asked to claim.
     ruled_out: BTreeMap<NodeId, Instant>,
+    /// When those that were not heard are told again who leads.
+    ask_at: Instant,
     /// The newest life of each node that was heard of in this term.
     lives: BTreeMap<NodeId, Life>,
 }
@@ -235,6 +239,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         match dealing {
             Dealing::Input { seq, bytes } => {
                 if self.leads != Some(term) {
+                    self.tell_later_leader(from, term, turn.mail);
                     return Ok(());
                 }
                 if !self.take_input(from, life, seq, &bytes) {
@@ -251,7 +256,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             Dealing::Effect { seq, bytes } => {
                 let known_leader = self.booth.claimed == Some((term, from));
                 let known_leader = known_leader && life == self.origin.life();
-                if !known_leader || !self.booth.receiver.take(seq) {
+                let broken = cfg!(warren_break = "claims_without_promise");
+                let late = broken && self.booth.claimed.is_some_and(|(now, _)| now > term);
+                if !late && (!known_leader || !self.booth.receiver.take(seq)) {
                     return Ok(());
                 }
                 let effect = M::Desk::decode_effect(&joined(&bytes))?;
@@ -278,6 +285,14 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// The node takes this one for the leader of that term: it may not have heard of a later one.
+    fn tell_later_leader(&self, to: NodeId, term: Term, mail: &mut Mail) {
+        if let Some((newer, node)) = self.leader().filter(|it| it.0 > term) {
+            let term = newer;
+            mail.send(to, self.shard(), &Parcel::Leader { node, term });
         }
     }
 
@@ -386,6 +401,11 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             }
         }
         !self.booth.waiting.is_empty() && self.booth.claimed.is_some()
+    }
+
+    /// Whether sessions of this node have done something that the log may not have.
+    pub(crate) fn owes(&self) -> bool {
+        !self.booth.waiting.is_empty() || self.booth.desk.owes()
     }
 
     /// Whether somebody leads who has not heard of this node.
@@ -515,6 +535,19 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         for node in nodes {
             self.resend_effects(node, mail, now);
         }
+        self.ask_for_claims(mail, now);
+    }
+
+    /// Nodes that this leader has not heard may not have heard of it.
+    fn ask_for_claims(&mut self, mail: &mut Mail, now: Instant) {
+        let Some(term) = self.leads.filter(|_| self.guests.ask_at <= now) else {
+            return;
+        };
+        self.guests.ask_at = now.plus_millis(ASK_AGAIN_MILLIS);
+        let node = self.origin.node();
+        for to in self.silent() {
+            mail.send(to, self.shard(), &Parcel::Leader { node, term });
+        }
     }
 
     /// Rules out nodes that the shard knows of and that `is_gone` says are gone for long.
@@ -578,12 +611,17 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// Whether the shard knows of nodes that this leader has neither heard nor ruled out.
     pub(crate) fn waits_for_nodes(&self) -> bool {
+        self.leads.is_some() && self.silent().next().is_some()
+    }
+
+    /// Nodes that the shard knows of, and that were neither heard nor ruled out in this term.
+    fn silent(&self) -> impl Iterator<Item = NodeId> {
         let here = self.origin.node();
-        let mut others = self.state.origins().nodes().map(|(_, node)| node);
-        let heard = |node: &NodeId| {
-            self.guests.nodes.contains_key(node) || self.guests.ruled_out.contains_key(node)
-        };
-        self.leads.is_some() && others.any(|node| node != here && !heard(&node))
+        let others = self.state.origins().nodes().map(|(_, node)| node);
+        let guests = &self.guests;
+        let heard =
+            |node: &NodeId| guests.nodes.contains_key(node) || guests.ruled_out.contains_key(node);
+        others.filter(move |node| *node != here && !heard(node))
     }
 
     /// The nodes whose claims a new leader waits for.

@@ -9,10 +9,13 @@ use super::{CHANNEL, Client, FRAME_MAX, Stage};
 const TAG: &str = "fleeting";
 
 impl Client {
+    /// What the names of such queues begin with.
+    pub const FLEETING: &str = "fleeting-";
+
     /// Declares its queue, on a new channel or after the one before has gone.
     fn declare_fleeting(&mut self, id: u32) {
         self.stage = Stage::Preparing;
-        let name = name(id);
+        let name = name(id, self.node);
         self.send(|out| {
             QueueDeclare {
                 queue: ShortStr::truncated(&name),
@@ -30,7 +33,7 @@ impl Client {
     /// Publishes to its queue, or cancels its consumer, and with it the queue.
     pub(super) fn fleet(&mut self, id: u32) {
         if !self.draining && self.rng.permille(700) {
-            let name = name(id);
+            let name = name(id, self.node);
             self.send(|out| {
                 BasicPublish {
                     exchange: ShortStr::EMPTY,
@@ -58,7 +61,7 @@ impl Client {
         match method {
             Method::ChannelOpenOk(_) => self.declare_fleeting(id),
             Method::QueueDeclareOk(_) => {
-                let name = name(id);
+                let name = name(id, self.node);
                 self.send(|out| {
                     BasicConsume {
                         queue: ShortStr::truncated(&name),
@@ -84,6 +87,13 @@ fn is_durable(id: u32) -> bool {
     id.is_multiple_of(2)
 }
 
-fn name(id: u32) -> String {
-    format!("fleeting-{id}")
+/// What is not durable lives with the node that it was declared at, and ends with it: a client that
+/// has come from there does not count on it.
+fn name(id: u32, node: u64) -> String {
+    let prefix = Client::FLEETING;
+    if is_durable(id) {
+        format!("{prefix}{id}")
+    } else {
+        format!("{prefix}{id}-at-{node}")
+    }
 }

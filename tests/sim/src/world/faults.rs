@@ -5,7 +5,7 @@ use warren_cluster_core::inbox::Input;
 use super::{Link, World};
 use crate::checker::Checker;
 use crate::client::Role;
-use crate::node::{Life, Node};
+use crate::node::{Life, Node, number};
 
 /// Room on the disk that is short of it, in bytes.
 const SHORT_BYTES: u64 = 1000;
@@ -87,7 +87,7 @@ impl World {
         let Some(link) = place.link.take() else {
             return;
         };
-        self.trace.note("cut", link.session.0, 0);
+        self.trace.note("cut", number(link.session), 0);
         self.figures.cuts += 1;
         lose_unacknowledged(&link, &mut self.checker);
         self.broken.push(link);
@@ -106,7 +106,7 @@ impl World {
         if link.noticed {
             return;
         }
-        self.trace.note("break noticed", link.session.0, 0);
+        self.trace.note("break noticed", number(link.session), 0);
         node.disconnect(link.session, self.now.mono);
         // It was sent messages until now.
         lose_unacknowledged(link, &mut self.checker);
@@ -220,6 +220,9 @@ impl World {
 
 /// What was on its way to a consumer that does not acknowledge is lost with its connection.
 fn lose_unacknowledged(link: &Link, checker: &mut Checker) {
+    if let Some(consumer) = link.client.consumer() {
+        checker.consumer_gone(consumer);
+    }
     if let Role::Consumer {
         queue,
         auto_ack: true,

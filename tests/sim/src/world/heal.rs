@@ -2,9 +2,10 @@
 
 use warren_cluster_core::inbox::Input;
 
-use super::{Kind, Place, World};
+use super::{Place, World};
 use crate::client::{Client, Role};
 use crate::node::{Life, Node};
+use crate::places::Kind;
 
 /// Rounds within which everything must have come to rest.
 const ROUNDS_MAX: u32 = 500_000;
@@ -117,7 +118,7 @@ impl World {
         let Some(node) = &mut self.node else {
             return progress;
         };
-        progress |= node.do_chore();
+        progress |= node.do_chores(self.now.mono);
         progress |= !node.is_idle();
         self.lane_turns();
         progress

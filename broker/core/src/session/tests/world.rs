@@ -580,7 +580,7 @@ impl World {
                 | Effect::Cancelled { session, .. }
                 | Effect::Settled { session, .. } => *session,
                 Effect::Reply { asker, .. } => *asker,
-                Effect::Unused { .. } | Effect::Dropped { .. } => continue,
+                Effect::Closed { .. } | Effect::Dropped { .. } => continue,
             };
             if let Some(at) = (session.0 as usize).checked_sub(1)
                 && at < self.clients.len()
