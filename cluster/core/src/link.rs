@@ -81,7 +81,7 @@ pub enum Parcel {
         life: Life,
         dealing: Dealing,
     },
-    /// Rows of the sender's own ([`crate::rows::feed`]).
+    /// Rows of the sender's own (`rows::feed`).
     Rows(Piece),
     /// What has come of such a stream: pieces up to `got`, and with them all rows up to `version`;
     /// `again`: the next one is missing.
