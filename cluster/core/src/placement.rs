@@ -1,8 +1,9 @@
 //! Which node has a copy of which shard, and who leads it: a plan, made from what is known.
 //!
 //! A pure function of the cluster, the options and the time. Whoever leads the definitions shard
-//! calls [`layout()`] again and again, and writes what it gives into the shards' rows; whoever leads
-//! a shard takes the steps that make its members those of the row ([`crate::members::steps`]).
+//! calls [`layout()`] again and again, and writes what it gives into the shards' rows; whoever
+//! leads a shard takes the steps that make its members those of the row
+//! ([`crate::members::steps`]).
 //! Nothing is remembered between two calls. When there is nothing to do the layout is empty.
 //!
 //! What is wanted, the first before the second:
