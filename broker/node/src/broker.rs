@@ -245,10 +245,8 @@ impl Broker {
         if let Some(reason) = self.alarms().reason() {
             mailbox.put([Event::Blocked(Some(reason))]);
         }
-        if self.stopping.load(Ordering::Acquire) {
-            mailbox.put([close_event(STOP_TEXT)]);
-        } else if self.draining.load(Ordering::Acquire) {
-            mailbox.put([close_event(DRAIN_TEXT)]);
+        if let Some(text) = self.sends_away() {
+            mailbox.put([close_event(text)]);
         }
         self.stats.connection_opened();
         (session, mailbox)
@@ -325,8 +323,18 @@ impl Broker {
 
     /// Whether clients may come.
     pub(crate) fn serves(&self) -> bool {
-        let away = self.stopping.load(Ordering::Acquire) || self.draining.load(Ordering::Acquire);
-        !away && self.cluster.get().is_some()
+        self.sends_away().is_none() && self.cluster.get().is_some()
+    }
+
+    /// What clients are told that may not come.
+    fn sends_away(&self) -> Option<&'static str> {
+        if self.stopping.load(Ordering::Acquire) {
+            Some(STOP_TEXT)
+        } else if self.draining.load(Ordering::Acquire) {
+            Some(DRAIN_TEXT)
+        } else {
+            None
+        }
     }
 
     /// Whether these are the credentials of a user who may use the HTTP API from there.
@@ -400,6 +408,7 @@ const MANAGEMENT_TAGS: [&str; 4] = ["management", "policymaker", "monitoring", "
 
 /// What connections are told that are closed by the node.
 const STOP_TEXT: &str = "broker forced connection closure with reason 'shutdown'";
+const FENCED_TEXT: &str = "broker forced connection closure with reason 'node was ruled out'";
 const DRAIN_TEXT: &str = "Node was put into maintenance mode";
 
 fn close_event(text: &str) -> Event {
@@ -571,10 +580,8 @@ impl Broker {
                 continue;
             }
             tracing::warn!("this node was ruled out: connections with exclusive queues are closed");
-            let text = "broker forced connection closure with reason 'node was ruled out'";
             for session in before.owners(node) {
-                self.sessions
-                    .put(session, [Event::Close { text: text.into() }]);
+                self.sessions.put(session, [close_event(FENCED_TEXT)]);
             }
             ruled_out = true;
         }

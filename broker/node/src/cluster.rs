@@ -20,6 +20,7 @@ use warren_cluster::tls::Files;
 use warren_cluster::token::{JoinToken, is_address};
 use warren_cluster_core::ids::Time;
 use warren_cluster_core::members::KINDS_FIRST;
+use warren_cluster_core::members::NodeState;
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -202,6 +203,24 @@ pub(crate) async fn start(
         written.with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(cluster)
+}
+
+/// Sends clients away for as long as the node's row says that it is not active.
+pub(crate) async fn follow_state(broker: Arc<Broker>, cluster: Arc<Cluster>) {
+    let mut directory = cluster.watch();
+    loop {
+        let row = {
+            let directory = directory.borrow_and_update();
+            directory
+                .nodes
+                .get(&cluster.node())
+                .map(|row| row.value.state)
+        };
+        broker.set_draining(row.is_some_and(|state| state != NodeState::Active));
+        if directory.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Whole or not at all, and for its owner alone.

@@ -54,14 +54,12 @@ impl Events {
     }
 }
 
-/// Tells what the rows and the links say, as it changes; sends clients away where rows say so.
+/// Tells what the rows and the links say, as it changes.
 pub(crate) async fn follow(broker: Arc<Broker>, cluster: Arc<Cluster>) {
     let mut directory = cluster.watch();
     let mut reachable = cluster.reachable();
     let mut before = directory.borrow_and_update().clone();
     let mut there = reachable.borrow_and_update().clone();
-    let me = before.nodes.get(&cluster.node());
-    broker.set_draining(me.is_some_and(|me| me.value.state != NodeState::Active));
     loop {
         let changed = tokio::select! {
             changed = directory.changed() => changed,
@@ -72,8 +70,6 @@ pub(crate) async fn follow(broker: Arc<Broker>, cluster: Arc<Cluster>) {
         }
         let now = directory.borrow_and_update().clone();
         tell_rows(broker.events(), &before, &now);
-        let me = now.nodes.get(&cluster.node());
-        broker.set_draining(me.is_some_and(|me| me.value.state != NodeState::Active));
         before = now;
         let now = reachable.borrow_and_update().clone();
         for node in now.difference(&there) {

@@ -145,6 +145,10 @@ async fn start(config: Config, registry: Registry, listeners: &Listeners) -> any
     let routes = admin::routes(&broker, &backups)?;
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
     tokio::spawn(events::follow(Arc::clone(&broker), Arc::clone(&cluster)));
+    tokio::spawn(cluster::follow_state(
+        Arc::clone(&broker),
+        Arc::clone(&cluster),
+    ));
     definitions::first_definitions(&broker).await?;
     lives::begin(&broker).await;
     let others: Vec<_> = cluster

@@ -140,8 +140,6 @@ pub enum Reason {
     Removed(NodeId),
     /// More or fewer voters are wanted, or others.
     Voters,
-    /// Nothing needs this copy.
-    Surplus,
     /// Two copies are in one zone while another zone has room.
     Zones,
     /// This node has more copies than others.
@@ -219,7 +217,6 @@ impl fmt::Display for Reason {
             Self::Down(node) => write!(f, "node {node} is down"),
             Self::Removed(node) => write!(f, "node {node} is being removed"),
             Self::Voters => write!(f, "other voters are wanted"),
-            Self::Surplus => write!(f, "is not needed"),
             Self::Zones => write!(f, "spreads over zones"),
             Self::Copies(node) => write!(f, "node {node} has more copies than others"),
             Self::Weight(node) => write!(f, "node {node} has more weight than others"),

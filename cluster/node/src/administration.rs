@@ -43,15 +43,15 @@ impl Cluster {
         Overview::look(&self.colleagues).await
     }
 
-    /// What a layout is made from, and what it would be.
+    /// What there is to lay out for such shards and replicas.
     #[must_use]
-    pub fn layout(&self, overview: &Overview) -> (placement::Cluster, Layout) {
-        let cluster = self.placed(overview);
-        let layout = placement::layout(&cluster, &self.placement, Time(0));
-        (cluster, layout)
+    pub fn layout(&self, placed: &placement::Cluster) -> Layout {
+        placement::layout(placed, &self.placement, Time(0))
     }
 
-    fn placed(&self, overview: &Overview) -> placement::Cluster {
+    /// The shards and their replicas, as a layout is made from.
+    #[must_use]
+    pub fn placed(&self, overview: &Overview) -> placement::Cluster {
         let silent = overview.nodes.iter().filter(|(_, report)| report.is_err());
         let known = Known {
             shards: overview.led(),

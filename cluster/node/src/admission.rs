@@ -226,6 +226,13 @@ impl Desk {
     }
 }
 
+/// Where a node is: as it announced it last, then as it is known otherwise.
+pub(crate) fn with_announced(known: &[String], announced: Option<&Vec<String>>) -> Vec<String> {
+    let newer = announced.into_iter().flatten();
+    let newer = newer.filter(|it| !known.contains(it));
+    newer.chain(known).cloned().collect()
+}
+
 /// What a transaction that lets a node in is made from.
 fn versions(directory: &Directory, token: u64) -> (Option<Version>, Option<Version>) {
     let next = directory.next.as_ref().map(|row| row.version);

@@ -26,8 +26,8 @@ use warren_cluster_core::members::{
 };
 use warren_cluster_core::placement;
 
-use crate::admission::Desk;
 pub use crate::admission::TokenError;
+use crate::admission::{Desk, with_announced};
 use crate::colleagues::{self, Colleagues};
 use crate::grpc::Routes;
 use crate::handle::Handle;
@@ -35,7 +35,7 @@ use crate::join::{self, About, Addresses, JoinError};
 use crate::link::{LinkOptions, LinkStatus, Links};
 use crate::listener::{Listener, Port};
 use crate::local::{self, Membership};
-use crate::peers::{Arrivals, Lane, LaneOf};
+use crate::peers::{Arrivals, Lane, LaneOf, lock};
 use crate::steward::Steward;
 use crate::tls::{self, Credentials, Files, NodeKeys, SignRequest};
 use crate::token::JoinToken;
@@ -337,12 +337,7 @@ fn addresses(
     }
     known.retain(|(node, _)| *node != me);
     for (node, addresses) in &mut known {
-        let newer = announced.get(node).into_iter().flatten();
-        let newer: Vec<_> = newer
-            .filter(|it| !addresses.contains(it))
-            .cloned()
-            .collect();
-        addresses.splice(0..0, newer);
+        *addresses = with_announced(addresses, announced.get(node));
     }
     known
 }
@@ -602,16 +597,18 @@ impl Cluster {
             if left == 0 || Instant::now() > until {
                 return left;
             }
-            let steps = shared.filter_map(|status| {
+            let is_due = |shard: &ShardId| {
+                let last = offered.get(shard);
+                last.is_none_or(|at| at.elapsed() > HAND_OVER_AGAIN)
+            };
+            let due = shared.filter(|status| is_due(&status.shard));
+            let steps = due.filter_map(|status| {
                 let heir = steps::heir(status, &reachable)?;
-                let last = offered.insert(status.shard, Instant::now());
-                let again = last.is_none_or(|at| at.elapsed() > HAND_OVER_AGAIN);
-                if !again {
-                    offered.extend(last.map(|last| (status.shard, last)));
-                }
-                again.then_some((status.shard, Step::Transfer(heir)))
+                Some((status.shard, Step::Transfer(heir)))
             });
             let steps: Vec<_> = steps.collect();
+            let now = Instant::now();
+            offered.extend(steps.iter().map(|(shard, _)| (*shard, now)));
             if !steps.is_empty() {
                 self.desk.lane.act(steps);
             }
@@ -621,8 +618,7 @@ impl Cluster {
     /// Ends the node's part: the tasks, the port, then the links once what waits is written.
     pub async fn stop(&self) {
         lock(&self.tasks).iter().for_each(JoinHandle::abort);
-        let port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
-        let port = { port }.take();
+        let port = lock(&self.port).take();
         if let Some(port) = port {
             port.stop().await;
         }
@@ -645,8 +641,4 @@ impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Cluster(node {} of {})", self.node, self.desk.cluster)
     }
-}
-
-fn lock<V>(mutex: &Mutex<V>) -> std::sync::MutexGuard<'_, V> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

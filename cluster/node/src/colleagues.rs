@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -19,9 +19,10 @@ use warren_cluster_core::ids::{Index, NodeId, ReplicaId, ShardId, Term};
 use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::members::{CLUSTER_VERSION, Directory};
 
-use crate::admission::Desk;
+use crate::admission::{Desk, with_announced};
 use crate::grpc::{self, Routes};
 use crate::listener::Caller;
+use crate::peers::lock;
 use crate::proto::node_v1 as proto;
 use crate::proto::node_v1::node_client::NodeClient;
 use crate::proto::node_v1::node_server::{Node, NodeServer};
@@ -167,18 +168,9 @@ impl Colleagues {
     fn addresses(&self, node: NodeId) -> Vec<String> {
         let directory = self.desk.directory();
         let row = directory.nodes.get(&node);
-        let announced = self.desk.announced.borrow();
-        let announced = announced.get(&node).into_iter().flatten();
-        let mut addresses: Vec<String> = announced.cloned().collect();
-        let known = row.into_iter().flat_map(|row| &row.value.addresses);
-        addresses.extend(known.cloned());
-        addresses.dedup();
-        addresses
+        let known = row.map_or(&[][..], |row| &row.value.addresses);
+        with_announced(known, self.desk.announced.borrow().get(&node))
     }
-}
-
-fn lock<V>(mutex: &Mutex<V>) -> std::sync::MutexGuard<'_, V> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves what colleagues ask.

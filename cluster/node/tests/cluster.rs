@@ -531,7 +531,7 @@ async fn rested(node: &Node) {
     loop {
         period.tick().await;
         let overview = node.cluster.overview().await;
-        let (_, layout) = node.cluster.layout(&overview);
+        let layout = node.cluster.layout(&node.cluster.placed(&overview));
         let directory = &overview.directory;
         let led = overview.led();
         let settled = led.len() == SHARDS as usize + 1

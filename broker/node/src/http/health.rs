@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use warren_cluster_core::placement;
 
 use super::{credentials, not_authorised};
@@ -19,15 +20,8 @@ const CRITICAL: &str =
 /// Queues that one answer names.
 const QUEUES_MAX: usize = 1000;
 
-/// Whether any resource alarm is raised. Any user with a tag may ask.
-pub(super) async fn alarms(
-    State(broker): State<Arc<Broker>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
-    if !may_ask(&broker, peer, &headers) {
-        return not_authorised();
-    }
+/// Whether any resource alarm is raised.
+pub(super) async fn alarms(State(broker): State<Arc<Broker>>) -> Response {
     let alarms = broker.alarms();
     if alarms.reason().is_none() {
         return ok();
@@ -38,24 +32,15 @@ pub(super) async fn alarms(
         .filter(|(_, raised)| *raised)
         .map(|(resource, _)| json!({ "node": node, "resource": resource }))
         .collect();
-    let body = json!({
-        "status": "failed",
+    failed(json!({
         "reason": "resource alarm(s) in effect",
         "alarms": raised,
-    });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    }))
 }
 
 /// Whether shards would lose their majority if this node went: an orchestrator must not stop it
 /// then. A cluster of one is not critical: there is nothing to wait for.
-pub(super) async fn node_is_quorum_critical(
-    State(broker): State<Arc<Broker>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
-    if !may_ask(&broker, peer, &headers) {
-        return not_authorised();
-    }
+pub(super) async fn node_is_quorum_critical(State(broker): State<Arc<Broker>>) -> Response {
     let Some(cluster) = broker.cluster() else {
         return ok();
     };
@@ -63,7 +48,7 @@ pub(super) async fn node_is_quorum_critical(
         return ok();
     }
     let overview = cluster.overview().await;
-    let (placed, _) = cluster.layout(&overview);
+    let placed = cluster.placed(&overview);
     let critical = placement::quorum_risk(&placed, &[cluster.node()]);
     if critical.is_empty() {
         return ok();
@@ -85,40 +70,45 @@ pub(super) async fn node_is_quorum_critical(
         })
         .collect();
     let shards: Vec<u32> = critical.iter().map(|shard| shard.0).collect();
-    let body = json!({
-        "status": "failed",
+    failed(json!({
         "reason": CRITICAL,
         "queues": queues,
         "shards": shards,
-    });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    }))
 }
 
 /// Whether clients are let in: the node has started, does not stop and is not in maintenance.
-pub(super) async fn ready_to_serve_clients(
-    State(broker): State<Arc<Broker>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
-    if !may_ask(&broker, peer, &headers) {
-        return not_authorised();
-    }
+pub(super) async fn ready_to_serve_clients(State(broker): State<Arc<Broker>>) -> Response {
     if broker.serves() {
         return ok();
     }
-    let body = json!({
-        "status": "failed",
+    failed(json!({
         "reason": "the node is starting, stopping or in maintenance mode",
-    });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    }))
 }
 
 fn ok() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// Any user with a tag may.
-fn may_ask(broker: &Broker, peer: SocketAddr, headers: &HeaderMap) -> bool {
-    let given = credentials(headers);
-    given.is_some_and(|(user, password)| broker.may_manage(&user, &password, peer.ip()))
+fn failed(body: Value) -> Response {
+    let mut body = body;
+    body["status"] = "failed".into();
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+/// Stands before the checks: any user with a tag may ask.
+pub(super) async fn guard(
+    State(broker): State<Arc<Broker>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let given = credentials(request.headers());
+    let may = given.is_some_and(|(user, password)| broker.may_manage(&user, &password, peer.ip()));
+    if may {
+        next.run(request).await
+    } else {
+        not_authorised()
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine;
@@ -38,6 +39,7 @@ pub(crate) async fn serve_api(broker: Arc<Broker>, listener: TcpListener) {
             "/api/health/checks/ready-to-serve-clients",
             get(health::ready_to_serve_clients),
         )
+        .route_layer(from_fn_with_state(Arc::clone(&broker), health::guard))
         .fallback(not_found)
         .with_state(broker);
     let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();

@@ -51,7 +51,7 @@ fn urgency(reason: Reason) -> u8 {
         Reason::Missing => 0,
         Reason::Down(_) => 1,
         Reason::Removed(_) | Reason::Draining(_) => 2,
-        Reason::Voters | Reason::Surplus | Reason::Replaced => 3,
+        Reason::Voters | Reason::Replaced => 3,
         Reason::Zones => 4,
         Reason::Copies(_) => 5,
         Reason::Weight(_) => 6,

@@ -253,7 +253,7 @@ impl Cluster for Service {
         let dry_run = request.into_inner().dry_run;
         let node = self.node()?;
         let overview = node.overview().await;
-        let (_, layout) = node.layout(&overview);
+        let layout = node.layout(&node.placed(&overview));
         if !dry_run {
             node.lay_out_now();
         }
@@ -283,7 +283,7 @@ impl Cluster for Service {
         let proto::PredictLossRequest { nodes, zone } = request.into_inner();
         let node = self.node()?;
         let overview = node.overview().await;
-        let (cluster, _) = node.layout(&overview);
+        let cluster = node.placed(&overview);
         let nodes: Vec<NodeId> = if nodes.is_empty() {
             placement::nodes_of_zone(&cluster, &zone)
         } else {

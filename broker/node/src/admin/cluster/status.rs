@@ -19,7 +19,8 @@ pub(super) const QUEUES_MAX: usize = 1000;
 pub(super) fn of_cluster(node: &Node, overview: &Overview) -> proto::ClusterStatusResponse {
     let directory = &overview.directory;
     let led = overview.led();
-    let (cluster, layout) = node.layout(overview);
+    let cluster = node.placed(overview);
+    let layout = node.layout(&cluster);
     let row = directory.cluster.as_ref().map(|row| &row.value);
     let mut settled = 0;
     let (mut moving, mut without_leader, mut degraded) = (0, 0, 0);
