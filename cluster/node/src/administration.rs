@@ -127,12 +127,46 @@ impl Cluster {
                 let text = format!("node {to} has a replica of shard {shard} already");
                 return Err(Refused::NotNow(text));
             }
-            let all = wanted.voters.iter_mut().chain(&mut wanted.learners);
-            all.filter(|node| **node == from)
-                .for_each(|node| *node = to);
+            give_place(&mut wanted, from, to);
             Ok(directory.assign(&BTreeMap::from([(shard, wanted)]), 1))
         })
         .await
+    }
+
+    /// Has whoever leads the definitions look at the layout without delay.
+    ///
+    /// # Errors
+    /// When nobody leads them, or the leader does not answer.
+    pub async fn lay_out_now(&self) -> Result<(), Refused> {
+        let looked = self.colleagues.look().await;
+        looked.map_err(Refused::Unavailable)
+    }
+
+    /// Gives `by` the places that `node` has in queue shards, and makes `node` leave. Where both
+    /// have a replica another node takes the place.
+    ///
+    /// # Errors
+    /// When `by` is not active, or the rows cannot be changed.
+    pub async fn replace(&self, node: NodeId, by: NodeId) -> Result<(), Refused> {
+        self.change(|directory| {
+            may_have(directory, by)?;
+            if by == node {
+                return Err(Refused::Never("a node cannot replace itself".to_owned()));
+            }
+            let mut places = BTreeMap::new();
+            for (shard, _) in directory.replicas_on(node) {
+                if shard == ShardId::DEFINITIONS {
+                    continue;
+                }
+                let mut wanted = wanted(directory, shard)?;
+                if give_place(&mut wanted, node, by) {
+                    places.insert(shard, wanted);
+                }
+            }
+            Ok(directory.assign(&places, usize::MAX))
+        })
+        .await?;
+        self.set_state(node, NodeState::Leaving).await
     }
 
     /// Makes `to` the node that is to lead a shard.
@@ -257,6 +291,16 @@ pub enum AddError {
     Offer(#[from] OfferError),
     #[error("the node took the offer, and did not join in time")]
     Late,
+}
+
+/// Puts `to` where `from` is; nothing where it is there already.
+fn give_place(wanted: &mut Wanted, from: NodeId, to: NodeId) -> bool {
+    if wanted.voters.contains(&to) || wanted.learners.contains(&to) {
+        return false;
+    }
+    let all = wanted.voters.iter_mut().chain(&mut wanted.learners);
+    let place = all.into_iter().find(|node| **node == from);
+    place.map(|place| *place = to).is_some()
 }
 
 /// What a shard's row says, as nodes.

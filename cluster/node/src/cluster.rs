@@ -100,8 +100,6 @@ pub struct Cluster {
     pub(crate) placement: placement::Options,
     links: Links,
     pub(crate) reachable: watch::Receiver<std::collections::BTreeSet<NodeId>>,
-    /// The steward is to look at once.
-    pub(crate) look: Arc<tokio::sync::Notify>,
     node: NodeId,
     addresses: Vec<String>,
     address: SocketAddr,
@@ -211,7 +209,6 @@ where
         address,
         port: Mutex::new(Some(port)),
         reachable: peers.reachable.subscribe(),
-        look: Arc::default(),
         tasks: Mutex::default(),
     };
     if handle.is_first() {
@@ -556,11 +553,6 @@ impl Cluster {
                 .replica
                 .is_none_or(|me| members.all().all(|id| id != me))
         })
-    }
-
-    /// The cluster's layout is looked at without delay.
-    pub fn lay_out_now(&self) {
-        self.look.notify_one();
     }
 
     /// How the links to other nodes are.

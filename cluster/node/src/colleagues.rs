@@ -51,6 +51,8 @@ pub(crate) struct Colleagues {
     channels: Mutex<BTreeMap<NodeId, NodeClient<Channel>>>,
     /// This node was told that it is no member any more.
     pub(crate) dismissed: Arc<Notify>,
+    /// The steward is to look at once.
+    pub(crate) look: Arc<Notify>,
     /// The definitions are being recovered here: until their row says so, nobody comes back.
     pub(crate) recovers: std::sync::atomic::AtomicBool,
 }
@@ -62,6 +64,7 @@ impl Colleagues {
             credentials,
             channels: Mutex::default(),
             dismissed: Arc::default(),
+            look: Arc::default(),
             recovers: false.into(),
         }
     }
@@ -109,6 +112,20 @@ impl Colleagues {
         });
         let response = described.await?;
         report_of(node, response).map_err(|cause| format!("it answers nonsense: {cause}"))
+    }
+
+    /// Has whoever leads the definitions look at the layout without delay.
+    pub(crate) async fn look(&self) -> Result<(), String> {
+        let leader = self.desk.lane.definitions().and_then(|it| it.leader);
+        let (_, node) = leader.ok_or("nobody leads the definitions")?;
+        if node == self.me() {
+            self.look.notify_one();
+            return Ok(());
+        }
+        let asked = self.call(node, async |mut client| {
+            client.look(proto::LookRequest {}).await
+        });
+        asked.await.map(drop)
     }
 
     /// Tells a node that it is no member any more.
@@ -211,6 +228,15 @@ impl Node for Server {
             version: report.version,
             replicas: replicas.collect(),
         }))
+    }
+
+    async fn look(
+        &self,
+        request: Request<proto::LookRequest>,
+    ) -> Result<Response<proto::LookResponse>, Status> {
+        self.member(&request)?;
+        self.colleagues.look.notify_one();
+        Ok(Response::new(proto::LookResponse {}))
     }
 
     async fn dismiss(

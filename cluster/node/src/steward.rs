@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Time};
 use warren_cluster_core::lane::ShardStatus;
@@ -43,8 +43,6 @@ pub(crate) struct Steward {
     colleagues: Arc<Colleagues>,
     directory: watch::Receiver<Arc<Directory>>,
     reachable: watch::Receiver<BTreeSet<NodeId>>,
-    /// Somebody wants the cluster to be looked at.
-    look: Arc<Notify>,
     options: placement::Options,
     begin: Instant,
     /// Nodes that there is no way to, and since when.
@@ -68,7 +66,6 @@ impl Steward {
             directory: cluster.watch(),
             colleagues: Arc::clone(&cluster.colleagues),
             reachable: cluster.reachable(),
-            look: Arc::clone(&cluster.look),
             options: cluster.placement.clone(),
             begin: now,
             down: BTreeMap::new(),
@@ -96,7 +93,7 @@ impl Steward {
                 tokio::select! {
                     changed = self.directory.changed() => changed,
                     changed = self.reachable.changed() => changed,
-                    () = self.look.notified() => Ok(()),
+                    () = self.colleagues.look.notified() => Ok(()),
                 }
             };
             match timeout(period, changed).await {

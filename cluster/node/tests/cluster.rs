@@ -641,6 +641,39 @@ async fn a_node_leaves_when_nothing_is_left_on_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_replaced_gives_its_places_to_the_other() {
+    let (_folders, nodes) = four("replace").await;
+    nodes[0].propose(1).await;
+    let (old, new) = (NodeId(2), NodeId(4));
+    let on = |node: NodeId| -> Vec<ShardId> {
+        let directory = nodes[0].cluster.directory();
+        directory
+            .replicas_on(node)
+            .map(|(shard, _)| shard)
+            .collect()
+    };
+    let had = on(old);
+    let replaced = nodes[2].cluster.replace(old, old).await;
+    assert!(matches!(replaced, Err(Refused::Never(_))));
+    let replaced = nodes[2].cluster.replace(old, NodeId(9)).await;
+    assert_eq!(replaced, Err(Refused::UnknownNode(NodeId(9))));
+    assert_eq!(on(old), had, "nothing has changed");
+    assert_eq!(nodes[2].cluster.replace(old, new).await, Ok(()));
+    // The row says so at once, whatever is still to be moved.
+    let now = on(new);
+    assert!(had.iter().all(|shard| now.contains(shard)), "{now:?}");
+    assert_eq!(nodes[0].cluster.lay_out_now().await, Ok(()));
+    tokio::time::timeout(PATIENCE, nodes[1].cluster.dismissed())
+        .await
+        .expect("it has left");
+    rested(&nodes[0]).await;
+    nodes[3].propose(2).await;
+    for at in [0, 2, 3] {
+        nodes[at].has(&[1, 2]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shards_whose_majority_is_lost_are_recovered_from_what_is_left() {
     let (folders, [one, two, three]) = three("recover").await;
     one.propose(1).await;

@@ -46,6 +46,10 @@ pub struct Matched {
     pub index: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DismissRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DismissResponse {}
@@ -154,6 +158,21 @@ pub mod node_client {
                 .insert(GrpcMethod::new("warren.node.v1.Node", "Describe"));
             self.inner.unary(req, path, codec).await
         }
+        /// Where the node leads the definitions: it looks at the layout without delay.
+        pub async fn look(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookRequest>,
+        ) -> std::result::Result<tonic::Response<super::LookResponse>, tonic::Status> {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.node.v1.Node/Look");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.node.v1.Node", "Look"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The node is no member any more, and should end.
         pub async fn dismiss(
             &mut self,
@@ -204,6 +223,11 @@ pub mod node_server {
             &self,
             request: tonic::Request<super::DescribeRequest>,
         ) -> std::result::Result<tonic::Response<super::DescribeResponse>, tonic::Status>;
+        /// Where the node leads the definitions: it looks at the layout without delay.
+        async fn look(
+            &self,
+            request: tonic::Request<super::LookRequest>,
+        ) -> std::result::Result<tonic::Response<super::LookResponse>, tonic::Status>;
         /// The node is no member any more, and should end.
         async fn dismiss(
             &self,
@@ -310,6 +334,43 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DescribeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.node.v1.Node/Look" => {
+                    #[allow(non_camel_case_types)]
+                    struct LookSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::LookRequest> for LookSvc<T> {
+                        type Response = super::LookResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LookRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Node>::look(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LookSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -189,13 +189,10 @@ impl Cluster for Service {
         let who = who(&request)?;
         let proto::ReplaceNodeRequest { node: id, by } = request.into_inner();
         let (id, by, node) = (NodeId(id), NodeId(by), self.node()?);
-        let directory = node.directory();
-        let heir = directory.nodes.get(&by).map(|row| row.value.state);
-        if heir != Some(NodeState::Active) || by == id {
-            let text = format!("node {by} is not an active node that could take over");
-            return Err(Status::failed_precondition(text));
+        if self.may_leave(&node, id, false).await? {
+            let replaced = node.replace(id, by).await;
+            replaced.map_err(|why| refused(&why))?;
         }
-        self.remove(&node, id, false).await?;
         tracing::info!(%who, node = %id, %by, "a node is to be replaced");
         Ok(Response::new(work::watch(node, Work::Remove(id))))
     }
@@ -255,7 +252,8 @@ impl Cluster for Service {
         let overview = node.overview().await;
         let layout = node.layout(&node.placed(&overview));
         if !dry_run {
-            node.lay_out_now();
+            let asked = node.lay_out_now().await;
+            asked.map_err(|why| refused(&why))?;
         }
         Ok(Response::new(status::of_layout(&overview, &layout)))
     }
@@ -307,13 +305,27 @@ impl Cluster for Service {
 impl Service {
     /// Makes a node leave, unless queues would lose their majority by it.
     async fn remove(&self, node: &Node, id: NodeId, force: bool) -> Result<(), Status> {
+        let state = if force {
+            NodeState::Removed
+        } else {
+            NodeState::Leaving
+        };
+        if !self.may_leave(node, id, force).await? {
+            return Ok(());
+        }
+        set_state(node, id, state).await
+    }
+
+    /// Refuses a removal by which queues would lose their majority, unless it is forced. False
+    /// where the node has left before.
+    async fn may_leave(&self, node: &Node, id: NodeId, force: bool) -> Result<bool, Status> {
         let overview = node.overview().await;
         if !overview.directory.nodes.contains_key(&id) {
             return Err(refused(&Refused::UnknownNode(id)));
         }
         if !is_member(&overview.directory, id) {
-            // It has left: there is nothing left to do, or to refuse.
-            return Ok(());
+            // There is nothing left to do, or to refuse.
+            return Ok(false);
         }
         let broken = node.would_break(&overview, id);
         if !broken.is_empty() && !force {
@@ -332,12 +344,7 @@ impl Service {
                 queues.join(", "),
             )));
         }
-        let state = if force {
-            NodeState::Removed
-        } else {
-            NodeState::Leaving
-        };
-        set_state(node, id, state).await
+        Ok(true)
     }
 }
 
