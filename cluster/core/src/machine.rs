@@ -113,6 +113,9 @@ pub trait Desk<I, E>: Default + Send {
     /// `None` where sessions have nothing to do with the shard.
     fn claim(&mut self, node: NodeId, careful: bool) -> Option<I>;
 
+    /// From here on others may lead after the leader to whom the claim was made, who was alone.
+    fn be_careful(&mut self) {}
+
     /// What comes after the claim: inputs whose outcome is not known, in their order. They count
     /// as not sent.
     fn take_unsettled(&mut self) -> Vec<I>;

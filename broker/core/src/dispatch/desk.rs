@@ -387,6 +387,12 @@ impl machine::Desk<Input, Effect> for Desk {
         Some(Input::Claim(Claim { node, seats }))
     }
 
+    /// The leader may settle some of it itself still; to settle it again does no harm, and is
+    /// paid when its own settle is.
+    fn be_careful(&mut self) {
+        self.careful = true;
+    }
+
     fn take_unsettled(&mut self) -> Vec<Input> {
         let unpaid = std::mem::take(&mut self.unpaid).into_iter();
         let mut all: Vec<_> = unpaid.map(|(_, settle)| Input::Settle(settle)).collect();
@@ -617,6 +623,18 @@ mod tests {
         assert_eq!(held(&mut desk), []);
         let (_, sent) = attached(true, false);
         assert_eq!(sent, Input::Attach(attach(true, 1)), "here the leader does");
+    }
+
+    #[test]
+    fn a_leader_that_is_not_alone_any_more_is_not_trusted_with_what_settles_itself() {
+        let (mut desk, _) = attached(true, false);
+        let mut inputs = Vec::new();
+        assert!(desk.receive(&deliver(1..=2), &mut inputs));
+        assert_eq!(inputs, [], "the leader settles it");
+        desk.be_careful();
+        assert!(desk.receive(&deliver(3..=5), &mut inputs));
+        assert_eq!(inputs, [Input::Settle(settle(3, 5, Verdict::Ack))]);
+        assert_eq!(held(&mut desk), [(3, 5)]);
     }
 
     #[test]

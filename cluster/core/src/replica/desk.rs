@@ -377,6 +377,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     fn hear(&mut self, effect: M::Effect, effects: &mut Vec<M::Effect>) {
         let mut inputs = Vec::new();
+        if !self.consensus.is_alone() {
+            self.booth.desk.be_careful();
+        }
         if self.booth.desk.receive(&effect, &mut inputs) {
             effects.push(effect);
         }
