@@ -8,7 +8,7 @@
 //! - everything is drawn from the seed; a run with the same seed and steps is the same run;
 //! - at most one disk is lost at a time, and nodes have what they must have before the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use warren_cluster_core::ids::{Index, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::Input;
@@ -77,6 +77,8 @@ struct Cluster {
     /// The definitions in which all is that was declared, and all that a churning client knows.
     declared: (usize, Version),
     known: BTreeMap<u32, Version>,
+    /// Churning clients that are gone, and asked for something to the last.
+    forsaken: BTreeSet<u32>,
     /// Messages in all queues, about.
     backlog: u64,
     /// A lead that is handed over at a step.
@@ -133,6 +135,7 @@ impl Cluster {
             states: BTreeMap::new(),
             declared: (0, Version::default()),
             known: BTreeMap::new(),
+            forsaken: BTreeSet::new(),
             backlog: 0,
             hand_over_at: None,
             heals: false,

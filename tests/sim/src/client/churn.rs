@@ -76,6 +76,11 @@ impl Client {
         (0..SLOTS).all(|slot| checker.names(id, slot).queue == Known::Absent)
     }
 
+    /// A churning client's slots, and the names of their queues.
+    pub fn churned_slots(id: u32) -> impl Iterator<Item = (u32, String)> {
+        (0..SLOTS).map(move |slot| (slot, name(id, slot)))
+    }
+
     fn ask(&mut self, act: Act, id: u32, slot: u32, checker: &mut Checker) {
         checker.note_names(act_name(act), id, slot);
         let mut known = checker.names(id, slot);
@@ -94,7 +99,7 @@ impl Client {
             asked: Some((act, slot)),
             returned: false,
         };
-        let name = format!("churn-{id}-{slot}");
+        let name = name(id, slot);
         let queue = ShortStr::truncated(&name);
         let exchange = ShortStr::truncated(DIRECT);
         let arguments = Table::from_raw(&[]);
@@ -228,6 +233,10 @@ impl Client {
             ChannelOpen.encode_frame(CHANNEL, out);
         });
     }
+}
+
+fn name(id: u32, slot: u32) -> String {
+    format!("churn-{id}-{slot}")
 }
 
 fn act_name(act: Act) -> &'static str {

@@ -6,7 +6,7 @@ use warren_cluster_core::rows::Version;
 
 use super::temper::Temper;
 use super::{Cluster, is_own};
-use crate::checker::Checker;
+use crate::checker::{Checker, Known, Names};
 use crate::client::{Client, QueueSpec, Role};
 use crate::node::{Life, Node, number};
 use crate::places::Kind;
@@ -339,10 +339,28 @@ impl Cluster {
         if !matches!(self.places[at].kind, Kind::Churner { .. }) || self.heals {
             return;
         }
+        if let Kind::Churner { id } = self.places[at].kind {
+            self.forsaken.insert(id);
+        }
         self.next_id += 1;
         let id = self.next_id;
         self.places[at].closed = true;
         self.places.push(Place::new(Kind::Churner { id }));
+    }
+
+    /// What was forsaken and came when its client had tidied up is tidied up again.
+    pub(super) fn see_late_names(&mut self) {
+        for &id in &self.forsaken {
+            let slots = Client::churned_slots(id);
+            for (slot, name) in slots {
+                let known = self.checker.names(id, slot);
+                let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
+                if known.queue == Known::Absent && { nodes }.any(|it| it.named_like(&name) > 0) {
+                    let (queue, binding) = (Known::Unknown, Known::Unknown);
+                    self.checker.set_names(id, slot, Names { queue, binding });
+                }
+            }
+        }
     }
 
     /// The node notices that one of the broken connections is gone.

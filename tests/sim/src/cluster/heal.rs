@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warren_cluster_core::ids::ShardId;
+use warren_cluster_core::log::disk::FileName;
 use warren_cluster_core::rows::Version;
 
 use super::Cluster;
@@ -23,6 +24,8 @@ const REST_ROUNDS: u32 = 25;
 const OUTCOMES_FLOOR: usize = 2_000;
 /// Checkpoints of empty shards, all together, and the bytes that small files may have.
 const FLOOR_CHECKPOINT_BYTES: u64 = 32 << 10;
+/// Segments of a log that no message is in.
+const FLOOR_SEGMENTS: usize = 8;
 
 impl Cluster {
     /// Lets everything come to rest, then checks.
@@ -98,6 +101,7 @@ impl Cluster {
                     self.start(at);
                 }
             }
+            self.see_late_names();
             let moved = self.round();
             if moved {
                 moved_at = self.now;
@@ -216,9 +220,10 @@ impl Cluster {
             let (held, outcomes) = (node.queue_count(&shards), node.outcome_count(&shards));
             let memory = node.figures().memory_bytes;
             if named - fleeting > durable || held > named || tombstones > 0 {
+                let names = node.replicated_names();
                 texts.push(format!(
                     "node {id}: {named} queues have names, {held} are in shards, {tombstones} \
-                     tombstones: {durable} were used"
+                     tombstones: {durable} were used; {names:?}"
                 ));
             }
             // An auto-delete queue of a client that went elsewhere before it consumed stays.
@@ -266,7 +271,6 @@ impl Cluster {
 
     fn check_disks(&mut self) {
         let lane = &self.temper.lane;
-        let floor = 8 * u64::from(lane.segment_bytes) + FLOOR_CHECKPOINT_BYTES;
         // What a shard has in the log without a checkpoint stays.
         if lane.last_checkpoint_bytes_min != 1 {
             return;
@@ -284,10 +288,16 @@ impl Cluster {
             if keeps {
                 continue;
             }
-            let used = host.disk.used_bytes();
-            if used > floor {
-                let (id, names) = (host.id, host.disk.names());
-                let text = format!("node {id}: {used} bytes on the disk, floor {floor}: {names:?}");
+            let (id, disk) = (host.id, &host.disk);
+            let names = disk.names().into_iter();
+            let files: Vec<_> = names.map(|it| (it, disk.len(it).unwrap_or(0))).collect();
+            // A segment is larger where one entry is.
+            let is_segment = |it: &&(FileName, u64)| matches!(it.0, FileName::Segment(_));
+            let segments = files.iter().filter(is_segment).count();
+            let others = files.iter().filter(|it| !is_segment(it));
+            let bytes: u64 = others.map(|(_, bytes)| *bytes).sum();
+            if segments > FLOOR_SEGMENTS || bytes > FLOOR_CHECKPOINT_BYTES {
+                let text = format!("node {id}: more is on the disk than at the start: {files:?}");
                 self.checker.violate("nothing-leaks", text);
             }
         }

@@ -174,6 +174,13 @@ impl Node {
         self.wants_step || due || !self.inputs.is_empty() || self.life == Life::Opening
     }
 
+    /// The names of all replicated queues.
+    pub(crate) fn replicated_names(&self) -> Vec<String> {
+        let all = self.topology.queues().filter(|it| !it.id().is_local());
+        all.map(|it| String::from_utf8_lossy(it.name.as_bytes()).into_owned())
+            .collect()
+    }
+
     /// How many replicated queues have a name that begins so.
     pub(crate) fn named_like(&self, prefix: &str) -> usize {
         let all = self.topology.queues().filter(|it| !it.id().is_local());
