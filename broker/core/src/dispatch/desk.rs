@@ -5,7 +5,8 @@
 //!
 //! Always holds:
 //! - a message is held by the seat that it was delivered to until its session settles it;
-//! - an acknowledgement stays here until the leader says that the log has it;
+//! - an acknowledgement stays here until the leader says that the log has it, and so does a
+//!   consumer that went;
 //! - a question stays here until it is answered.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,12 +21,15 @@ use crate::shard::effect::{Delivered, Effect, Refusal, Reply};
 use crate::shard::input::{Attach, Claim, ClaimedSeat, Input, Settle, Verdict};
 use crate::shard::wire;
 
+use super::departed::Departed;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Desk {
     /// By session first, so that one's are found when it goes.
     seats: BTreeMap<(SessionId, QueueId, u32), Seat>,
     unpaid: VecDeque<(Seq, Settle)>,
+    departed: Departed,
     /// In the order in which they were asked.
     questions: BTreeMap<u64, Input>,
     /// Where the question of a session with this token is.
@@ -123,11 +127,20 @@ impl Desk {
         }
     }
 
-    fn session_gone(&mut self, session: SessionId) {
+    fn holder_gone(&mut self, seq: Seq, queue: QueueId, holder: Holder) {
+        let seat = self.seats.remove(&key(queue, holder));
+        if let Some(consumer) = seat.and_then(|seat| seat.consumer) {
+            self.departed.left(seq, &consumer);
+        }
+    }
+
+    fn session_gone(&mut self, seq: Seq, session: SessionId) {
         let from = (session, QueueId(0), 0);
         let to = (session, QueueId(u64::MAX), u32::MAX);
         let gone: Vec<_> = self.seats.range(from..=to).map(|(key, _)| *key).collect();
-        gone.iter().for_each(|key| drop(self.seats.remove(key)));
+        for (session, queue, number) in gone {
+            self.holder_gone(seq, queue, Holder { session, number });
+        }
         let range = (session, Token(0))..=(session, Token(u64::MAX));
         let asked: Vec<_> = self
             .asked
@@ -264,7 +277,20 @@ impl machine::Desk<Input, Effect> for Desk {
                 self.ask(attach.holder.session, attach.token, &input);
                 return Input::Attach(outward(attach, self.careful));
             }
-            Input::Detach { holder, token, .. } => self.ask(holder.session, *token, &input),
+            Input::Detach {
+                queue,
+                holder,
+                token,
+            } => {
+                if self.departed.sent_again(seq, *token) {
+                    return input;
+                }
+                let seat = self.seats.get(&key(*queue, *holder));
+                if let Some(consumer) = seat.and_then(|seat| seat.consumer.as_ref()) {
+                    self.departed.left(seq, consumer);
+                }
+                self.ask(holder.session, *token, &input);
+            }
             Input::Get {
                 queue,
                 holder,
@@ -283,8 +309,8 @@ impl machine::Desk<Input, Effect> for Desk {
             | Input::Purge { asker, token, .. }
             | Input::Count { asker, token, .. } => self.ask(*asker, *token, &input),
             Input::SettleBarrier { session, token } => self.ask(*session, *token, &input),
-            Input::Gone { queue, holder } => drop(self.seats.remove(&key(*queue, *holder))),
-            Input::SessionGone { session } => self.session_gone(*session),
+            Input::Gone { queue, holder } => self.holder_gone(seq, *queue, *holder),
+            Input::SessionGone { session } => self.session_gone(seq, *session),
             Input::Credit {
                 queue,
                 holder,
@@ -346,10 +372,11 @@ impl machine::Desk<Input, Effect> for Desk {
         while self.unpaid.front().is_some_and(|(of, _)| *of <= seq) {
             self.unpaid.pop_front();
         }
+        self.departed.paid(seq);
     }
 
     fn owes(&self) -> bool {
-        !self.unpaid.is_empty()
+        !self.unpaid.is_empty() || !self.departed.is_empty()
     }
 
     fn claim(&mut self, node: NodeId, careful: bool) -> Option<Input> {
@@ -368,17 +395,24 @@ impl machine::Desk<Input, Effect> for Desk {
             };
             seats.insert((session, queue, number), claimed);
         }
+        let none = |queue, holder| ClaimedSeat {
+            queue,
+            holder,
+            consumer: None,
+            held: Vec::new(),
+        };
         // What is settled and not known to be in the log is out too, until the settles come that
         // follow the claim: nobody else may get it in between.
         for (_, settle) in &self.unpaid {
             let seat = seats.entry(key(settle.queue, settle.holder));
-            let seat = seat.or_insert_with(|| ClaimedSeat {
-                queue: settle.queue,
-                holder: settle.holder,
-                consumer: None,
-                held: Vec::new(),
-            });
+            let seat = seat.or_insert_with(|| none(settle.queue, settle.holder));
             seat.held.push((settle.first.0, settle.last.0));
+        }
+        for attach in self.departed.claims() {
+            let seat = seats.entry(key(attach.queue, attach.holder));
+            let seat = seat.or_insert_with(|| none(attach.queue, attach.holder));
+            seat.consumer
+                .get_or_insert_with(|| outward(&attach, careful));
         }
         let mut seats: Vec<ClaimedSeat> = seats.into_values().collect();
         for seat in &mut seats {
@@ -396,6 +430,7 @@ impl machine::Desk<Input, Effect> for Desk {
     fn take_unsettled(&mut self) -> Vec<Input> {
         let unpaid = std::mem::take(&mut self.unpaid).into_iter();
         let mut all: Vec<_> = unpaid.map(|(_, settle)| Input::Settle(settle)).collect();
+        all.extend(self.departed.take());
         self.asked.clear();
         all.extend(std::mem::take(&mut self.questions).into_values());
         all
@@ -417,6 +452,7 @@ impl machine::Desk<Input, Effect> for Desk {
             }
         }
         self.unpaid.clear();
+        self.departed.clear();
         effects
     }
 
@@ -488,7 +524,7 @@ impl machine::Desk<Input, Effect> for Desk {
 #[cfg(test)]
 impl Desk {
     fn is_idle(&self) -> bool {
-        self.seats.is_empty() && self.unpaid.is_empty() && self.questions.is_empty()
+        self.seats.is_empty() && !machine::Desk::owes(self) && self.questions.is_empty()
     }
 }
 
@@ -681,8 +717,50 @@ mod tests {
             reply: Reply::NoQueue,
         };
         assert!(desk.receive(&answer, &mut Vec::new()), "its operation ends");
+        desk.paid(Seq(4));
         assert!(desk.is_idle());
         assert!(!desk.receive(&deliver(3..=3), &mut Vec::new()), "too late");
+    }
+
+    #[test]
+    fn that_a_consumer_went_is_told_to_a_new_leader_until_it_is_paid() {
+        let detach = |token| Input::Detach {
+            queue: QUEUE,
+            holder: HOLDER,
+            token: Token(token),
+        };
+        let (mut desk, _) = attached(false, true);
+        desk.receive(&deliver(1..=1), &mut Vec::new());
+        desk.send(Seq(2), detach(2));
+        let answer = |token| Effect::Detached {
+            session: HOLDER.session,
+            token: Token(token),
+        };
+        assert!(desk.receive(&answer(2), &mut Vec::new()));
+        let claimed = |desk: &mut Desk| {
+            let Some(Input::Claim(claim)) = desk.claim(NODE, true) else {
+                panic!("a claim");
+            };
+            let seat = claim.seats.into_iter().next();
+            seat.map(|seat| (seat.consumer.map(|it| it.window.messages), seat.held))
+        };
+        let gone = Some((Some(0), vec![(1, 1)]));
+        for seq in [3, 9] {
+            assert_eq!(claimed(&mut desk), gone, "there, and wants nothing");
+            assert_eq!(desk.take_unsettled(), [detach(0)]);
+            desk.send(Seq(seq), detach(0));
+            assert!(!desk.receive(&answer(0), &mut Vec::new()), "nobody asked");
+        }
+        desk.paid(Seq(8));
+        assert!(desk.owes());
+        desk.paid(Seq(9));
+        assert!(!desk.owes());
+        assert_eq!(claimed(&mut desk), Some((None, vec![(1, 1)])));
+        let (mut desk, _) = attached(false, true);
+        let session = HOLDER.session;
+        desk.send(Seq(2), Input::SessionGone { session });
+        assert_eq!(claimed(&mut desk), Some((Some(0), vec![])));
+        assert_eq!(desk.take_unsettled(), [detach(0)]);
     }
 
     #[test]

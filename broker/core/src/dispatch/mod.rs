@@ -2,6 +2,7 @@
 
 pub mod chores;
 pub mod control;
+mod departed;
 pub mod desk;
 pub mod operation;
 pub mod publish;

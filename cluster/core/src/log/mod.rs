@@ -195,13 +195,21 @@ pub struct Log {
 /// What an operation was for.
 enum Job {
     Log,
-    NextFile { number: u32 },
+    NextFile {
+        number: u32,
+    },
     Survivors,
-    SurvivorFile { number: u32 },
+    SurvivorFile {
+        number: u32,
+    },
     SurvivorRead,
     Remove,
     Checkpoint,
-    CheckpointRead { shard: ShardId, offset: u64 },
+    CheckpointRead {
+        shard: ShardId,
+        number: u64,
+        offset: u64,
+    },
     Read,
 }
 

@@ -185,12 +185,21 @@ impl Log {
         match (job, completion.result) {
             (Job::Read, Ok(Data::Bytes(bytes))) => self.read(completion.token, file, bytes),
             (Job::SurvivorRead, Ok(Data::Bytes(bytes))) => self.survivor_read(file, bytes),
-            (Job::CheckpointRead { shard, offset }, Ok(Data::Bytes(bytes))) => {
-                self.events.push_back(Event::CheckpointRead {
+            (
+                Job::CheckpointRead {
                     shard,
+                    number,
                     offset,
-                    bytes,
-                });
+                },
+                Ok(Data::Bytes(bytes)),
+            ) => {
+                if self.is_newest_checkpoint(shard, number) {
+                    self.events.push_back(Event::CheckpointRead {
+                        shard,
+                        offset,
+                        bytes,
+                    });
+                }
                 Ok(())
             }
             (job, Ok(_)) => {
@@ -308,6 +317,11 @@ impl Log {
             }
             Job::SurvivorRead if !self.exists(file) => {
                 self.give_up_read();
+                return Ok(());
+            }
+            Job::CheckpointRead { shard, number, .. }
+                if !self.is_newest_checkpoint(*shard, *number) =>
+            {
                 return Ok(());
             }
             Job::Log | Job::Survivors | Job::Checkpoint => "write",

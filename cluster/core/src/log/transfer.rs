@@ -51,7 +51,8 @@ impl Log {
         }
     }
 
-    /// Reads part of the shard's newest checkpoint: [`crate::log::Event::CheckpointRead`].
+    /// Reads part of the shard's newest checkpoint: [`crate::log::Event::CheckpointRead`], unless
+    /// a newer one is there by then.
     pub fn read_checkpoint(&mut self, shard: ShardId, offset: u64, len: u32) {
         let wanted = Wanted { shard, offset, len };
         self.checkpoint_reads.push_back(wanted);
@@ -69,8 +70,20 @@ impl Log {
                 len,
                 token: Self::token(&mut self.last_token),
             };
-            self.hand_out(Job::CheckpointRead { shard, offset }, op, ops);
+            let job = Job::CheckpointRead {
+                shard,
+                number,
+                offset,
+            };
+            self.hand_out(job, op, ops);
         }
+    }
+
+    /// Whether this is the shard's newest checkpoint still: the next one takes its place, and its
+    /// file goes, whatever is being read of it.
+    pub(super) fn is_newest_checkpoint(&self, shard: ShardId, number: u64) -> bool {
+        let newest = self.checkpoints.durable(shard);
+        newest.is_some_and(|newest| newest.number == number)
     }
 
     /// Takes in a message body that another node had. It lies where this says, and is on disk

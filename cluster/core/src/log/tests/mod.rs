@@ -520,3 +520,36 @@ fn a_survivors_number_that_a_checkpoint_names_never_comes_again() {
     model.recover().expect("opens");
     model.check_bodies();
 }
+
+#[test]
+fn what_is_read_of_a_checkpoint_ends_with_it() {
+    let id = ShardId(1);
+    let mut model = written(17);
+    model.checkpoint_shard(id);
+    model.settle();
+    let first = model.log.durable_checkpoint(id).expect("is there").number;
+    let read = |model: &mut Model| {
+        model.log.read_checkpoint(id, 0, 100);
+        let mut ops = Vec::new();
+        model.log.submit(model.now, &mut ops);
+        let is_read = |op: &Op| matches!(op, Op::Read { .. });
+        ops.into_iter().find(is_read).expect("reads").token()
+    };
+    let (seen, gone, late) = (read(&mut model), read(&mut model), read(&mut model));
+    let answer = |model: &mut Model, token, result| {
+        let completion = super::disk::Completion { token, result };
+        let completed = model.log.complete(completion);
+        (completed, model.log.pop_event().is_some())
+    };
+    let bytes = || Ok(super::disk::Data::Bytes(vec![1].into()));
+    assert_eq!(answer(&mut model, seen, bytes()), (Ok(()), true));
+    model.checkpoint_shard(id);
+    model.settle();
+    let second = model.log.durable_checkpoint(id).expect("is there").number;
+    assert!(second > first);
+    let missing = Err(super::disk::DiskError::Io("not there".to_owned()));
+    assert_eq!(answer(&mut model, gone, missing.clone()), (Ok(()), false));
+    assert_eq!(answer(&mut model, late, bytes()), (Ok(()), false));
+    let newest = read(&mut model);
+    assert!(answer(&mut model, newest, missing).0.is_err());
+}
