@@ -78,7 +78,8 @@ enum Stage {
     },
     /// The rows of a closed queue go; a conflict means that they are gone already.
     Removing(Answer),
-    /// The rows of a closed queue go ahead of a declare of its name, which begins anew.
+    /// The rows of a closed queue go ahead of a declare of its name, passive or not, which begins
+    /// anew.
     MakingWay,
     Purging,
 }
@@ -200,7 +201,8 @@ impl Control {
         let next = match &self.stage {
             // The close came to nothing.
             Stage::Counting { .. } if reply == Reply::NotEmpty => return self.begin(scene, work),
-            Stage::Counting { queue, .. } if self.declares() && is_closed(reply) => {
+            // Also where it is only looked for: what is said not to be there routes nothing.
+            Stage::Counting { queue, .. } if is_closed(reply) => {
                 let Some(stage) = step.make_way(*queue) else {
                     return self.begin(scene, work);
                 };
@@ -217,11 +219,6 @@ impl Control {
             }
         };
         self.settle(next)
-    }
-
-    /// Whether a queue that is not there is to be made.
-    fn declares(&self) -> bool {
-        matches!(&self.operation, Operation::DeclareQueue(declare) if !declare.passive)
     }
 
     fn settle(mut self, next: Result<Next, Exception>) -> Progress {

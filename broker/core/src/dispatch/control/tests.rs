@@ -519,85 +519,30 @@ fn a_declare_makes_way_for_itself_when_the_queue_is_closed() {
             work,
         )
     };
-    let Progress::Waiting(looks) = begin(passive("q"), &mut work, &world) else {
-        panic!("the leader is asked");
-    };
-    work.items.clear();
-    let closed = || Response::Reply(Reply::Closed { messages: 0 });
-    let Progress::Done(result) = looks.resume(closed(), &scene(&world.topology, 1), &mut work)
-    else {
-        panic!("it is not there");
-    };
-    assert_eq!(refused(result).0, 404);
-    let Progress::Waiting(mut waits) = begin(queue("q", true, false), &mut work, &world) else {
-        panic!("the leader is asked");
-    };
-    work.items.clear();
-    let mut response = closed();
-    let answer = loop {
-        match waits.resume(response, &scene(&world.topology, 1), &mut work) {
-            Progress::Waiting(next) => waits = next,
-            Progress::Done(result) => break result,
+    let finish = |mut waits: Control, world: &mut World, work: &mut Work| {
+        work.items.clear();
+        let mut response = Response::Reply(Reply::Closed { messages: 0 });
+        loop {
+            match waits.resume(response, &scene(&world.topology, 1), work) {
+                Progress::Waiting(next) => waits = next,
+                Progress::Done(result) => return result,
+            }
+            response = world.carry_out(work).expect("it waits for something");
         }
-        response = world.carry_out(&mut work).expect("it waits for something");
     };
+    let Progress::Waiting(waits) = begin(queue("q", true, false), &mut work, &world) else {
+        panic!("the leader is asked");
+    };
+    let answer = finish(waits, &mut world, &mut work);
     assert_eq!(declared(answer), "q");
     let new = world.vhost().queue(b"q").expect("declared").id();
     assert_ne!(old, new);
     assert_eq!(world.topology.tombstones().count(), 1);
-}
-
-#[test]
-fn a_name_that_others_can_ask_for_is_claimed_where_they_would() {
-    let mut world = World::new();
-    let store = |world: &World, name: &str| {
-        let queue = world.vhost().queue(name.as_bytes()).expect("declared");
-        (queue.store, queue.row.shard)
+    // Who only looks is told that it is not there when nothing leads to it any more.
+    let Progress::Waiting(looks) = begin(passive("q"), &mut work, &world) else {
+        panic!("the leader is asked");
     };
-    let mine = ShardId::queues_of(NodeId(1));
-    world.run(1, queue("q1", false, true)).expect("declared");
-    assert_eq!(
-        store(&world, "q1"),
-        (Store::Local, mine),
-        "nobody else is there"
-    );
-    world.run(1, queue("q2", false, false)).expect("declared");
-    assert_eq!(store(&world, "q2"), (Store::Replicated, mine));
-    let life = |node, incarnation, fenced| {
-        let life = LifeRow {
-            incarnation,
-            fenced,
-        };
-        Transaction {
-            preconditions: vec![],
-            writes: vec![life.put(NodeId(node))],
-        }
-    };
-    for node in [1, 9] {
-        world.transact(ShardId::DEFINITIONS, &life(node, 2, false));
-    }
-    world.run(1, queue("q3", false, true)).expect("declared");
-    assert_eq!(store(&world, "q3"), (Store::Replicated, mine));
-    let Ok(Answer::QueueDeclared { name, .. }) = world.run(1, queue("", false, true)) else {
-        panic!("declared");
-    };
-    let drawn = String::from_utf8(name).expect("text");
-    assert_eq!(
-        store(&world, &drawn),
-        (Store::Local, mine),
-        "nobody can guess it"
-    );
-    let locked = world.run(2, queue("q3", false, true));
-    assert_eq!(locked.expect_err("locked").code, ReplyCode::ResourceLocked);
-    world.end_session(1);
-    assert!(!world.has_queue("q1") && !world.has_queue("q3") && !world.has_queue(&drawn));
-    assert!(world.has_queue("q2"));
-    // This life of the node is over, and it has not noticed yet.
-    world.transact(ShardId::DEFINITIONS, &life(1, 2, true));
-    world
-        .run(1, queue("q4", false, true))
-        .expect_err("it is over");
-    world
-        .run(1, queue("q4", true, false))
-        .expect("durable ones outlive it");
+    let answer = finish(looks, &mut world, &mut work);
+    assert_eq!(refused(answer).0, 404);
+    assert!(world.vhost().queue(b"q").is_none());
 }
