@@ -358,7 +358,10 @@ impl Recovery {
         let (shard, index) = (head.shard, Index(head.index));
         let position = Position::new(at.segment.number(), at.offset);
         let covered = self.checkpoints.get(&shard).map(|found| found.header);
-        if covered.is_some_and(|it| index <= it.index || position < it.floor) {
+        // One of an earlier term than the checkpoint was replaced by what the checkpoint has, and
+        // the record that did so may be gone.
+        let stale = |it: &Header| Term(head.term) < it.term || position < it.floor;
+        if covered.is_some_and(|it| index <= it.index || stale(&it)) {
             return Ok(Read::Nothing);
         }
         let last = self.last.entry(shard).or_default();
