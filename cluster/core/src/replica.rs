@@ -78,7 +78,7 @@ pub(crate) struct Replica<M: Machine, T> {
     company: bool,
     /// The term that the machine was told to lead.
     leads: Option<Term>,
-    /// The newest leader that another node told of.
+    /// The newest leader that this replica was or knew, or that another node told of.
     told: Option<(Term, NodeId)>,
     /// The term for which all rows were gone through.
     reconciled: Option<Term>,

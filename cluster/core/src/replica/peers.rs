@@ -146,6 +146,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// Sends the stream to whoever leads now: all that is unpaid, when that is somebody else.
     pub(super) fn aim(&mut self) {
         let leader = self.leader();
+        // Once it is not known any more it counts still: who led before it does not come back.
+        self.told = self.told.max(leader);
         if leader != self.streams_to && leader.is_some() {
             self.streams_to = leader;
             self.origin.lost();

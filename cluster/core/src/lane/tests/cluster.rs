@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::double::{Ask, Double, put};
 use crate::batch::Outcome;
-use crate::ids::{Index, Instant, Life, NodeId, Now, ShardId, Time};
+use crate::ids::{Index, Instant, Life, NodeId, Now, ShardId, Term, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
 use crate::link::Class;
@@ -40,6 +40,8 @@ struct Node {
     hangs: bool,
     /// Bumped with each start: what was sent to an earlier life is not received.
     life: u32,
+    /// In which term whom it last took for the leader, in this life.
+    leaders: BTreeMap<ShardId, (Term, NodeId)>,
 }
 
 struct Letter {
@@ -110,6 +112,7 @@ impl Cluster {
             skew: 0,
             hangs: false,
             life: 0,
+            leaders: BTreeMap::new(),
         };
         let mut cluster = Self {
             seed,
@@ -155,6 +158,7 @@ impl Cluster {
         let founders: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[at];
         node.life += 1;
+        node.leaders.clear();
         let options = options(node.id, u64::from(node.life), &founders, self.seed);
         let lane = Lane::recover(options, &mut node.disk, |_| Double::default());
         node.lane = Some(lane.expect("what it wrote it reads"));
@@ -281,10 +285,19 @@ impl Cluster {
 
     /// replicas-agree: at equal applied index, equal state.
     fn check_agreement(&mut self, at: usize) {
-        let Some(lane) = &self.nodes[at].lane else {
+        let node = &mut self.nodes[at];
+        let Some(lane) = &node.lane else {
             return;
         };
         for shard in (1..=SHARDS).map(ShardId) {
+            if let Some(leader) = lane.status(shard).expect("hosted").leader {
+                let before = node.leaders.insert(shard, leader);
+                let id = node.id;
+                assert!(
+                    before <= Some(leader),
+                    "{id}: {before:?} led, now {leader:?}"
+                );
+            }
             let (index, _) = lane.status(shard).expect("hosted").applied;
             let values = lane.machine(shard).expect("hosted").values();
             let mut hash = values.len() as u64;
@@ -292,7 +305,7 @@ impl Cluster {
                 hash = hash.wrapping_mul(0x0100_0000_01b3) ^ value;
             }
             let before = *self.states.entry((shard, index)).or_insert(hash);
-            let id = self.nodes[at].id;
+            let id = node.id;
             assert_eq!(before, hash, "node {id}, shard {shard}, index {index}");
         }
     }
