@@ -16,6 +16,9 @@ use crate::workspace::Workspace;
 
 /// Debian's start script, without the wrapper that changes the user.
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+const RABBITMQCTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+/// Between the ports of `warren dev` and those of somebody's own.
+const DEV_OFFSET: &str = "3000";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
@@ -25,12 +28,12 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) struct Broker {
     pub(crate) name: &'static str,
     pub(crate) version: String,
-    /// Where AMQP is spoken, with a user who may do everything.
+    /// Where AMQP is spoken, with a user who may do everything; of several nodes with commas.
     pub(crate) uri: String,
-    /// The process that does the work: whose CPU time and memory count.
-    pub(crate) pid: u32,
-    /// The process that is to be ended.
-    child: Child,
+    /// The processes that do the work, a node each: whose CPU time and memory count.
+    pub(crate) pids: Vec<u32>,
+    /// The processes that are to be ended.
+    children: Vec<Child>,
     /// The port of Erlang's name service that was started along.
     epmd_port: Option<u16>,
     folder: PathBuf,
@@ -57,18 +60,12 @@ impl Broker {
             command.args([flag, "127.0.0.1:0"]);
         }
         let child = start(command.args(flags), &folder)?;
-        let version = Call::new(binary)
-            .arg("--version")
-            .quiet()
-            .output()?
-            .trim()
-            .to_owned();
         let mut broker = Self {
             name: "warren",
-            version,
+            version: version(binary)?,
             uri: String::new(),
-            pid: child.id(),
-            child,
+            pids: vec![child.id()],
+            children: vec![child],
             epmd_port: None,
             folder,
         };
@@ -92,55 +89,99 @@ impl Broker {
         Ok(broker)
     }
 
+    /// Starts three nodes as `warren dev` does, with all shards in place.
+    ///
+    /// # Errors
+    /// When it does not say that it is ready.
+    pub(crate) fn warren_cluster(binary: &Path) -> Result<Self> {
+        let folder = folder("warren-cluster")?;
+        let mut command = Command::new(binary);
+        command.args(["dev", "--nodes", "3", "--port-offset", DEV_OFFSET, "--keep"]);
+        let child = start(command.arg(folder.join("data")), &folder)?;
+        let mut broker = Self {
+            name: "warren",
+            version: version(binary)?,
+            uri: String::new(),
+            pids: Vec::new(),
+            children: vec![child],
+            epmd_port: None,
+            folder,
+        };
+        let stdout = broker.folder.join("stdout");
+        broker.wait_for("its `ready` line", |broker| {
+            let said = fs::read_to_string(&stdout).unwrap_or_default();
+            let nodes: Vec<(u32, String)> = said.lines().filter_map(node_line).collect();
+            let uris = nodes
+                .iter()
+                .map(|(_, amqp)| format!("amqp://guest:guest@{amqp}"));
+            broker.uri = uris.collect::<Vec<_>>().join(",");
+            broker.pids = nodes.iter().map(|(pid, _)| *pid).collect();
+            said.lines().any(|line| line == "ready")
+        })?;
+        Ok(broker)
+    }
+
     /// Starts the RabbitMQ of the Debian package; `None` when it is not installed.
     ///
     /// # Errors
     /// When it does not answer in time.
     pub(crate) fn rabbitmq() -> Result<Option<Self>> {
+        Self::rabbitmq_nodes(1)
+    }
+
+    /// Starts three of them as a cluster.
+    ///
+    /// # Errors
+    /// As [`Self::rabbitmq`].
+    pub(crate) fn rabbitmq_cluster() -> Result<Option<Self>> {
+        let broker = Self::rabbitmq_nodes(3)?;
+        if let Some(broker) = &broker {
+            Call::new(RABBITMQCTL)
+                .args(["-n", &node_name(0), "await_online_nodes", "3"])
+                .env("HOME", broker.folder.to_string_lossy())
+                .env(
+                    "ERL_EPMD_PORT",
+                    broker.epmd_port.unwrap_or_default().to_string(),
+                )
+                .run()?;
+        }
+        Ok(broker)
+    }
+
+    fn rabbitmq_nodes(count: usize) -> Result<Option<Self>> {
         if !Path::new(RABBITMQ).exists() {
             return Ok(None);
         }
         let folder = folder("rabbitmq")?;
-        fs::write(folder.join("enabled_plugins"), "[].\n").context("cannot write plugins")?;
-        let [port, dist_port, epmd_port] = [free_port()?, free_port()?, free_port()?];
-        let at = |name: &str| folder.join(name).to_string_lossy().into_owned();
-        let mut command = Command::new(RABBITMQ);
-        command
-            .env("HOME", &folder)
-            .env(
-                "RABBITMQ_NODENAME",
-                format!("measure-{}@localhost", std::process::id()),
-            )
-            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_NODE_PORT", port.to_string())
-            .env("RABBITMQ_DIST_PORT", dist_port.to_string())
-            .env("ERL_EPMD_PORT", epmd_port.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_MNESIA_BASE", at("mnesia"))
-            .env("RABBITMQ_LOG_BASE", at("log"))
-            .env("RABBITMQ_CONF_ENV_FILE", at("rabbitmq-env.conf"))
-            .env("RABBITMQ_CONFIG_FILE", at("rabbitmq"))
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("enabled_plugins"))
-            .env("RABBITMQ_PID_FILE", at("pid"));
-        let child = start(&mut command, &folder)?;
+        let epmd_port = free_port()?;
         let query = ["-W", "-f=${Version}", "rabbitmq-server"];
         let version = Call::new("dpkg-query").args(query).quiet().output()?;
         let mut broker = Self {
             name: "rabbitmq",
             version,
-            uri: format!("amqp://guest:guest@127.0.0.1:{port}"),
-            pid: child.id(),
-            child,
+            uri: String::new(),
+            pids: Vec::new(),
+            children: Vec::new(),
             epmd_port: Some(epmd_port),
             folder,
         };
-        let pid_file = broker.folder.join("pid");
+        let mut nodes = Vec::new();
+        for at in 0..count {
+            let port = free_port()?;
+            let folder = broker.folder.join(at.to_string());
+            fs::create_dir(&folder).context("cannot make a folder")?;
+            let child = start_rabbitmq(&folder, (at, count), (port, epmd_port))?;
+            broker.children.push(child);
+            nodes.push((folder.join("pid"), port));
+        }
+        let uris = nodes
+            .iter()
+            .map(|(_, port)| format!("amqp://guest:guest@127.0.0.1:{port}"));
+        broker.uri = uris.collect::<Vec<_>>().join(",");
         broker.wait_for("an answer over AMQP", |broker| {
-            let pid = fs::read_to_string(&pid_file)
-                .ok()
-                .and_then(|text| text.trim().parse().ok());
-            broker.pid = pid.unwrap_or(broker.pid);
-            pid.is_some() && answers(port)
+            let pid = |file: &PathBuf| fs::read_to_string(file).ok()?.trim().parse().ok();
+            broker.pids = nodes.iter().filter_map(|(file, _)| pid(file)).collect();
+            broker.pids.len() == count && nodes.iter().all(|(_, port)| answers(*port))
         })?;
         Ok(Some(broker))
     }
@@ -149,13 +190,11 @@ impl Broker {
         let began = Instant::now();
         while !ready(self) {
             let name = self.name;
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .context("cannot wait for the broker")?
-            {
-                let said = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
-                bail!("{name} ended ({status}) before {what}:\n{said}");
+            for child in &mut self.children {
+                if let Some(status) = child.try_wait().context("cannot wait for the broker")? {
+                    let said = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
+                    bail!("{name} ended ({status}) before {what}:\n{said}");
+                }
             }
             if began.elapsed() > START_LIMIT {
                 bail!("{name}: no sign of {what} within {START_LIMIT:?}");
@@ -163,9 +202,9 @@ impl Broker {
             thread::sleep(POLL);
         }
         println!(
-            "# {name} {} is pid {} at {}",
+            "# {name} {} is pid {:?} at {}",
             self.version,
-            self.pid,
+            self.pids,
             self.uri,
             name = self.name
         );
@@ -173,22 +212,22 @@ impl Broker {
     }
 
     fn stop(&mut self) -> Result<()> {
-        let pid = self.child.id().to_string();
-        Call::new("kill").args(["-TERM", &pid]).quiet().run()?;
+        let pids = self.children.iter().map(|child| child.id().to_string());
+        let signal = Call::new("kill").arg("-TERM").args(pids);
+        signal.quiet().run()?;
         let began = Instant::now();
-        while self
-            .child
-            .try_wait()
-            .context("cannot wait for the broker")?
-            .is_none()
-        {
-            if began.elapsed() > STOP_LIMIT {
-                bail!(
-                    "{} (pid {pid}) does not end within {STOP_LIMIT:?}",
-                    self.name
-                );
+        for child in &mut self.children {
+            while child
+                .try_wait()
+                .context("cannot wait for the broker")?
+                .is_none()
+            {
+                if began.elapsed() > STOP_LIMIT {
+                    let (name, pid) = (self.name, child.id());
+                    bail!("{name} (pid {pid}) does not end within {STOP_LIMIT:?}");
+                }
+                thread::sleep(POLL);
             }
-            thread::sleep(POLL);
         }
         Ok(())
     }
@@ -199,8 +238,10 @@ impl Drop for Broker {
         if let Err(error) = self.stop() {
             eprintln!("xtask: {error:#}; killing it");
             // It may be gone already; there is nothing left to try.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            for child in &mut self.children {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
         }
         if let Some(port) = self.epmd_port {
             // Ends only the one that listens on this port; it may have ended by itself.
@@ -226,6 +267,63 @@ pub(super) fn build_warren() -> Result<PathBuf> {
         .args(["--release", "--package", "warren"])
         .run()?;
     Ok(Workspace::load()?.binary("release", "warren"))
+}
+
+fn version(binary: &Path) -> Result<String> {
+    let said = Call::new(binary).arg("--version").quiet().output()?;
+    Ok(said.trim().to_owned())
+}
+
+/// The name of a RabbitMQ node of ours.
+fn node_name(at: usize) -> String {
+    format!("measure-{}-{at}@localhost", std::process::id())
+}
+
+/// Starts the node `at` of so many, which find each other by what their configuration says.
+fn start_rabbitmq(
+    folder: &Path,
+    (at, count): (usize, usize),
+    (port, epmd_port): (u16, u16),
+) -> Result<Child> {
+    fs::write(folder.join("enabled_plugins"), "[].\n").context("cannot write plugins")?;
+    if count > 1 {
+        let mut config = "cluster_formation.peer_discovery_backend = classic_config\n".to_owned();
+        for node in 0..count {
+            let name = node_name(node);
+            config += &format!(
+                "cluster_formation.classic_config.nodes.{} = {name}\n",
+                node + 1
+            );
+        }
+        fs::write(folder.join("rabbitmq.conf"), config).context("cannot write settings")?;
+    }
+    let within = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    // Where Erlang keeps the cookie that its nodes share.
+    let home = folder.parent().unwrap_or(folder);
+    let mut command = Command::new(RABBITMQ);
+    command
+        .env("HOME", home)
+        .env("RABBITMQ_NODENAME", node_name(at))
+        .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_NODE_PORT", port.to_string())
+        .env("RABBITMQ_DIST_PORT", free_port()?.to_string())
+        .env("ERL_EPMD_PORT", epmd_port.to_string())
+        .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+        .env("RABBITMQ_MNESIA_BASE", within("mnesia"))
+        .env("RABBITMQ_LOG_BASE", within("log"))
+        .env("RABBITMQ_CONF_ENV_FILE", within("rabbitmq-env.conf"))
+        .env("RABBITMQ_CONFIG_FILE", within("rabbitmq"))
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", within("enabled_plugins"))
+        .env("RABBITMQ_PID_FILE", within("pid"));
+    start(&mut command, folder)
+}
+
+/// The process and the AMQP address of a line that `warren dev` prints for a node.
+fn node_line(line: &str) -> Option<(u32, String)> {
+    let mut words = line.strip_prefix("node ")?.split_whitespace();
+    let pid = words.by_ref().skip_while(|word| *word != "pid").nth(1)?;
+    let amqp = words.skip_while(|word| *word != "amqp").nth(1)?;
+    Some((pid.parse().ok()?, amqp.to_owned()))
 }
 
 fn start(command: &mut Command, folder: &Path) -> Result<Child> {

@@ -77,9 +77,9 @@ impl Figures {
     fn add(&mut self, broker: &Broker, began: Instant) -> Result<()> {
         self.start_ms.0.push(began.elapsed().as_secs_f64() * 1e3);
         broker.version.clone_into(&mut self.version);
-        let before = Usage::of(broker.pid)?;
+        let before = Usage::of(broker.pids[0])?;
         thread::sleep(REST);
-        let after = Usage::of(broker.pid)?;
+        let after = Usage::of(broker.pids[0])?;
         let idle = (after.cpu_seconds - before.cpu_seconds) / REST.as_secs_f64();
         self.idle_cpu_percent.0.push(idle * 100.0);
         self.resident_mib

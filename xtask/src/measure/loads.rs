@@ -1,4 +1,4 @@
-//! The loads of `measure versus`, as flags of `warren perf`, and what Warren is to reach in each.
+//! The loads of `measure versus` and `measure cluster`, as flags of `warren perf`, and what Warren is to reach in each.
 
 /// One line of load for `warren perf`.
 #[derive(Debug)]
@@ -6,8 +6,8 @@ pub(super) struct Load {
     pub(super) name: &'static str,
     /// The verb and its flags, without URI, process id and output form.
     pub(super) perf: &'static str,
-    /// What is added for RabbitMQ alone.
-    pub(super) rabbitmq_only: &'static str,
+    /// What is added for RabbitMQ alone; `None` where it is not asked.
+    pub(super) rabbitmq: Option<&'static str>,
     pub(super) figures: &'static [Figure],
 }
 
@@ -61,52 +61,52 @@ const fn bytes_each(name: &'static str, most: f64) -> Figure {
     }
 }
 
-/// 1 KiB unless said otherwise.
+/// Of one node; 1 KiB unless said otherwise.
 pub(super) const LOADS: &[Load] = &[
     Load {
         name: "transient, auto-ack, 16 B",
         perf: "throughput --size 16 --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[rate(10.0), per_cpu(1.5e6)],
     },
     Load {
         name: "transient, auto-ack",
         perf: "throughput --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[rate(4.0), per_cpu(400e3)],
     },
     Load {
         name: "durable, confirms, 1p/1c",
         perf: "throughput --durable --persistent --confirm 1000 --ack multiple:100 \
                --prefetch 1000 --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[rate(10.0), per_cpu(230e3)],
     },
     Load {
         name: "durable, confirms, 10p/10c, 10 queues",
         perf: "throughput --producers 10 --consumers 10 --queues 10 --durable --persistent \
                --confirm 1000 --ack multiple:100 --prefetch 1000 --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[rate(10.0)],
     },
     Load {
         name: "durable, confirms, 10p/10c, 10 queues, RabbitMQ's are quorum queues",
         perf: "throughput --producers 10 --consumers 10 --queues 10 --durable --persistent \
                --confirm 1000 --ack multiple:100 --prefetch 1000 --warmup 2 --time 10",
-        rabbitmq_only: "--queue-arg x-queue-type=quorum",
+        rabbitmq: Some("--queue-arg x-queue-type=quorum"),
         figures: &[rate(9.0)],
     },
     Load {
         name: "fanout to 50 queues",
         perf: "fanout --queues 50 --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[rate(6.0)],
     },
     Load {
         name: "backlog of 1M",
         perf: "backlog --messages 1000000 --durable --persistent --confirm 1000 \
                --ack multiple:100 --prefetch 1000",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[
             Figure {
                 name: "published/s",
@@ -124,7 +124,7 @@ pub(super) const LOADS: &[Load] = &[
         name: "5k messages/s, durable, confirms",
         perf: "latency --rate 5000 --durable --persistent --confirm 1000 --ack multiple:100 \
                --prefetch 1000 --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[
             Figure {
                 name: "end to end p50, µs",
@@ -142,7 +142,7 @@ pub(super) const LOADS: &[Load] = &[
         name: "durable, prefetch 1, ack each, while publishing",
         perf: "throughput --durable --persistent --confirm 1000 --ack each --prefetch 1 \
                --warmup 2 --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[rate(8.0)],
     },
     Load {
@@ -151,7 +151,7 @@ pub(super) const LOADS: &[Load] = &[
         name: "durable, prefetch 1, ack each, draining",
         perf: "backlog --messages 20000 --durable --persistent --confirm 1000 --ack each \
                --prefetch 1",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[Figure {
             name: "drained/s",
             pointer: "/drain_phase/rate",
@@ -161,7 +161,7 @@ pub(super) const LOADS: &[Load] = &[
     Load {
         name: "bulk: declare durable queues, pipelined",
         perf: "queues --queues 5000 --durable",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[
             per_second("declared/s", 10.0),
             bytes_each("memory of each, bytes", 1024.0),
@@ -170,13 +170,52 @@ pub(super) const LOADS: &[Load] = &[
     Load {
         name: "bulk: connect, declare exclusive queue, publish, get, close",
         perf: "churn --time 10",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[per_second("cycles/s", 6.0)],
     },
     Load {
         name: "bulk: idle connections with a channel",
         perf: "connections --connections 2000 --channels 1 --time 2",
-        rabbitmq_only: "",
+        rabbitmq: Some(""),
         figures: &[bytes_each("memory of each, bytes", 15.0 * 1024.0)],
+    },
+];
+
+/// Of three nodes, the clients spread over them. RabbitMQ's queues are quorum queues.
+pub(super) const CLUSTER_LOADS: &[Load] = &[
+    Load {
+        name: "durable, confirms, 10p/10c, 10 queues",
+        perf: "throughput --producers 10 --consumers 10 --queues 10 --durable --persistent \
+               --confirm 1000 --ack multiple:100 --prefetch 1000 --warmup 3 --time 10",
+        rabbitmq: Some("--queue-arg x-queue-type=quorum"),
+        figures: &[rate(10.0), per_cpu(100e3)],
+    },
+    Load {
+        name: "1k messages/s, durable, confirms",
+        perf: "latency --rate 1000 --durable --persistent --confirm 1000 --ack multiple:100 \
+               --prefetch 1000 --warmup 2 --time 10",
+        rabbitmq: Some("--queue-arg x-queue-type=quorum"),
+        figures: &[
+            Figure {
+                name: "end to end p50, µs",
+                pointer: "/latency_us/p50",
+                reach: Reach::AtMost(1500.0),
+            },
+            Figure {
+                name: "end to end p99, µs",
+                pointer: "/latency_us/p99",
+                reach: Reach::AtMost(8000.0),
+            },
+        ],
+    },
+    Load {
+        name: "bulk: declare 10,000 durable queues, pipelined",
+        perf: "queues --queues 10000 --durable",
+        rabbitmq: None,
+        figures: &[Figure {
+            name: "declared/s",
+            pointer: "/rate",
+            reach: Reach::AtLeast(10_000.0 / 60.0),
+        }],
     },
 ];

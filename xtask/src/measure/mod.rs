@@ -20,6 +20,11 @@ type Measurement = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>
 
 const MEASUREMENTS: &[Measurement] = &[
     (
+        "cluster",
+        "throughput and latency of three nodes, beside RabbitMQ's quorum queues",
+        versus::run_cluster,
+    ),
+    (
         "empty",
         "start, memory and idle CPU of an empty node, beside RabbitMQ",
         empty::run,

@@ -1,6 +1,8 @@
 //! `measure versus`: the loads of the one-node table on a release `warren` and on the RabbitMQ of
 //! the Debian package, in turns; medians, ratios, and what Warren is to reach.
 //!
+//! `measure cluster` does the same with three nodes of each.
+//!
 //! The load comes from `warren perf`, each time the same build. Each round starts both brokers
 //! anew, so that no load inherits what the one before left behind.
 
@@ -10,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::brokers::{self, Broker};
-use super::loads::{Figure, LOADS, Load, Reach};
+use super::loads::{CLUSTER_LOADS, Figure, LOADS, Load, Reach};
 use super::table::{Series, markdown, number};
 use crate::arguments::Arguments;
 use crate::run::Call;
@@ -22,20 +24,46 @@ struct Pair {
     rabbitmq: Series,
 }
 
+/// How the two are started.
+struct Brokers {
+    warren: fn(&Path) -> Result<Broker>,
+    rabbitmq: fn() -> Result<Option<Broker>>,
+}
+
 /// Runs the loads whose name contains `--only`, or all.
 ///
 /// # Errors
 /// When a broker does not start, or a load fails.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
+    let brokers = Brokers {
+        warren: |binary| Broker::warren(binary, &[]),
+        rabbitmq: Broker::rabbitmq,
+    };
+    compare(arguments, LOADS, &brokers)
+}
+
+/// The same for three nodes.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_cluster(arguments: &mut Arguments) -> Result<()> {
+    let brokers = Brokers {
+        warren: Broker::warren_cluster,
+        rabbitmq: Broker::rabbitmq_cluster,
+    };
+    compare(arguments, CLUSTER_LOADS, &brokers)
+}
+
+fn compare(arguments: &mut Arguments, all: &'static [Load], brokers: &Brokers) -> Result<()> {
     let rounds: usize = arguments.value("--rounds")?.unwrap_or(5);
     let only: String = arguments.value("--only")?.unwrap_or_default();
     arguments.finish()?;
-    let loads: Vec<&Load> = LOADS
+    let loads: Vec<&Load> = all
         .iter()
         .filter(|load| load.name.contains(&only))
         .collect();
     if rounds == 0 || loads.is_empty() {
-        let names: Vec<&str> = LOADS.iter().map(|load| load.name).collect();
+        let names: Vec<&str> = all.iter().map(|load| load.name).collect();
         bail!(
             "nothing to measure: --rounds is 0, or --only is in none of: {}",
             names.join("; ")
@@ -44,7 +72,7 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     let binary = brokers::build_warren()?;
     let mut rows = Vec::new();
     for load in &loads {
-        let pairs = measure(&binary, load, rounds)?;
+        let pairs = measure(&binary, load, rounds, brokers)?;
         rows.extend(
             load.figures
                 .iter()
@@ -64,18 +92,20 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
 }
 
 /// One load, on each broker in turn.
-fn measure(binary: &Path, load: &Load, rounds: usize) -> Result<Vec<Pair>> {
+fn measure(binary: &Path, load: &Load, rounds: usize, of: &Brokers) -> Result<Vec<Pair>> {
     let mut pairs = vec![Pair::default(); load.figures.len()];
     for round in 1..=rounds {
         println!("\n# {}: round {round} of {rounds}", load.name);
-        let warren = Broker::warren(binary, &[])?;
+        let warren = (of.warren)(binary)?;
         let result = perf(binary, &warren, load, "")?;
         drop(warren);
         for (pair, figure) in pairs.iter_mut().zip(figures(load, &result)?) {
             pair.warren.0.push(figure);
         }
-        if let Some(rabbitmq) = Broker::rabbitmq()? {
-            let result = perf(binary, &rabbitmq, load, load.rabbitmq_only)?;
+        if let Some(more) = load.rabbitmq
+            && let Some(rabbitmq) = (of.rabbitmq)()?
+        {
+            let result = perf(binary, &rabbitmq, load, more)?;
             for (pair, figure) in pairs.iter_mut().zip(figures(load, &result)?) {
                 pair.rabbitmq.0.push(figure);
             }
@@ -90,13 +120,8 @@ fn perf(binary: &Path, broker: &Broker, load: &Load, more: &str) -> Result<Value
         .arg("perf")
         .args(load.perf.split_whitespace())
         .args(more.split_whitespace())
-        .args([
-            "--uri",
-            &broker.uri,
-            "--pid",
-            &broker.pid.to_string(),
-            "--json",
-        ])
+        .args(["--uri", &broker.uri, "--json"])
+        .args(broker.pids.iter().map(|pid| format!("--pid={pid}")))
         .output()?;
     let line = text.lines().rev().find(|line| line.starts_with('{'));
     let line = line.with_context(|| format!("`{}` printed no JSON", load.name))?;
@@ -161,7 +186,7 @@ mod tests {
     const LOAD: Load = Load {
         name: "x",
         perf: "throughput",
-        rabbitmq_only: "",
+        rabbitmq: None,
         figures: FIGURES,
     };
 
