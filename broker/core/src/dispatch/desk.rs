@@ -247,6 +247,19 @@ impl Desk {
     }
 }
 
+/// Sorts runs of ids, and makes one of those that have ids in common: a message that is settled
+/// here may have come again from a leader that did not hear of it.
+fn join(runs: &mut Vec<(u64, u64)>) {
+    runs.sort_unstable();
+    runs.dedup_by(|next, run| {
+        let joins = next.0 <= run.1;
+        if joins {
+            run.1 = run.1.max(next.1);
+        }
+        joins
+    });
+}
+
 /// Acknowledges messages as they arrive.
 fn settle_all(messages: &[Delivered], queue: QueueId, holder: Holder, inputs: &mut Vec<Input>) {
     let mut runs: Vec<Settle> = Vec::new();
@@ -416,7 +429,7 @@ impl machine::Desk<Input, Effect> for Desk {
         }
         let mut seats: Vec<ClaimedSeat> = seats.into_values().collect();
         for seat in &mut seats {
-            seat.held.sort_unstable();
+            join(&mut seat.held);
         }
         Some(Input::Claim(Claim { node, seats }))
     }
@@ -626,6 +639,17 @@ mod tests {
         assert_eq!(window, Some(left));
         let again = [Input::Settle(settle(2, 3, Verdict::Ack))];
         assert_eq!(desk.take_unsettled(), again, "the log may not have it");
+    }
+
+    #[test]
+    fn what_is_settled_and_came_again_is_claimed_once() {
+        let (mut desk, _) = attached(false, true);
+        for _ in 0..2 {
+            desk.receive(&deliver(1..=4), &mut Vec::new());
+            desk.send(Seq(2), Input::Settle(settle(2, 3, Verdict::Ack)));
+        }
+        desk.receive(&deliver(3..=5), &mut Vec::new());
+        assert_eq!(held(&mut desk), [(1, 1), (2, 3), (4, 5)]);
     }
 
     #[test]
