@@ -260,6 +260,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
             replica.call_back(is_gone, now.mono, &mut self.store.mail);
             replica.resend(None, &mut self.store.mail, now.mono);
+            replica.tell_again(nodes, &mut self.store.mail, now.mono);
         }
         self.next_tick = Some(if any {
             now.mono.plus_millis(TICK_MILLIS)

@@ -7,7 +7,7 @@
 //! - inputs of a node reach the machine in their order, and none before this node knows the
 //!   definitions that its sender knew.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ use crate::rows::Version;
 
 /// A node that is to make its claim is asked again after this.
 const CALL_BACK_MILLIS: u64 = 500;
-/// Nodes that are to make their claim are told so again after this.
+/// Nodes that may not know who leads are told so again after this.
 const ASK_AGAIN_MILLIS: u64 = 1_000;
 /// Inputs that wait for somebody to lead.
 const WAITING_MAX: usize = 1 << 20;
@@ -71,7 +71,7 @@ pub(super) struct Guests {
     marks: VecDeque<Vec<(NodeId, Seq)>>,
     /// Nodes that were gone for long, and when one that was there again was last asked to claim.
     ruled_out: BTreeMap<NodeId, Instant>,
-    /// When those that were not heard are told again who leads.
+    /// When those that may not know are told again who leads.
     ask_at: Instant,
     /// The newest life of each node that was heard of in this term.
     lives: BTreeMap<NodeId, Life>,
@@ -497,9 +497,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
-    /// A leader says that it leads: what it was sent before it did so was lost on it.
+    /// A leader says that it leads: what it was sent before it did so was lost on it. One that has
+    /// the claim did lead by then.
     pub(super) fn acts_now(&mut self, leader: (Term, NodeId), mail: &mut Mail, now: Instant) {
-        if self.booth.claimed == Some(leader) {
+        if self.booth.claimed == Some(leader) && self.booth.sender.first() == Seq(1) {
             self.resend_inputs(mail, now);
         }
     }
@@ -538,17 +539,23 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         for node in nodes {
             self.resend_effects(node, mail, now);
         }
-        self.ask_for_claims(mail, now);
     }
 
-    /// Nodes that this leader has not heard may not have heard of it.
-    fn ask_for_claims(&mut self, mail: &mut Mail, now: Instant) {
+    /// Says again who leads, to those who may not know: nodes that this leader has not heard, and
+    /// all that there is a way to and that have no replica. No peer tells them, they can ask
+    /// nobody, and what they were told may have been lost.
+    pub(crate) fn tell_again(&mut self, nodes: &BTreeSet<NodeId>, mail: &mut Mail, now: Instant) {
         let Some(term) = self.leads.filter(|_| self.guests.ask_at <= now) else {
             return;
         };
         self.guests.ask_at = now.plus_millis(ASK_AGAIN_MILLIS);
         let node = self.origin.node();
-        for to in self.silent() {
+        let members = self.consensus.members();
+        // Of unlogged queues all nodes are told with each beat.
+        let logged = !self.consensus.is_unlogged();
+        let strangers = nodes.iter().copied();
+        let strangers = strangers.filter(|to| logged && members.on(*to).is_none());
+        for to in self.silent().chain(strangers).collect::<BTreeSet<_>>() {
             mail.send(to, self.shard(), &Parcel::Leader { node, term });
         }
     }

@@ -31,6 +31,8 @@ struct Net {
     /// Of 100.
     lost: u64,
     now: Now,
+    /// Those that have a replica of all that is logged.
+    founders: Vec<NodeId>,
 }
 
 fn key(number: u64) -> RowKey {
@@ -43,6 +45,10 @@ fn key(number: u64) -> RowKey {
 impl Net {
     /// That many nodes, which have nothing but what is not logged.
     fn new(nodes: u64, random: u64) -> Self {
+        Self::founded_by(Vec::new(), nodes, random)
+    }
+
+    fn founded_by(founders: Vec<NodeId>, nodes: u64, random: u64) -> Self {
         let node = |id| Node {
             id: NodeId(id),
             disk: SimDisk::new(id),
@@ -61,6 +67,7 @@ impl Net {
                 wall: Time(1_000_000),
                 ..Now::default()
             },
+            founders,
         };
         (0..net.nodes.len()).for_each(|at| net.start(at));
         net
@@ -77,8 +84,9 @@ impl Net {
     fn start(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         node.life += 1;
+        let founds = self.founders.contains(&node.id);
         let options = Options {
-            founders: Vec::new(),
+            founders: self.founders.iter().copied().filter(|_| founds).collect(),
             ..Options::new(node.id, Life(node.life), 1)
         };
         let lane = Lane::recover(options, &mut node.disk, |_| Double::default());
@@ -203,6 +211,10 @@ impl Net {
 
     fn propose(&mut self, at: usize, host: usize, ticket: u32, values: &[u64]) {
         let shard = ShardId::queues_of(self.nodes[host].id);
+        self.propose_to(shard, at, ticket, values);
+    }
+
+    fn propose_to(&mut self, shard: ShardId, at: usize, ticket: u32, values: &[u64]) {
         let batch = put(values, 10);
         self.nodes[at].inputs.push_back(Input::Propose {
             shard,
@@ -396,6 +408,29 @@ fn batches_of_others_are_refused_while_memory_is_scarce() {
     net.propose(1, 0, 2, &[11]);
     assert_eq!(net.done(1), [(2, Outcome::Stored)]);
     assert_eq!(net.values(0), [11]);
+}
+
+/// A node without a replica can ask nobody who leads: what it was told of that may be lost.
+#[test]
+fn a_node_without_a_replica_hears_who_leads_though_it_was_told_in_vain() {
+    let mut net = Net::founded_by(vec![NodeId(1)], 2, 1);
+    net.lost = 100;
+    net.link(0, 1);
+    net.lost = 0;
+    net.propose_to(ShardId(1), 1, 1, &[10]);
+    assert_eq!(net.done(1), []);
+    net.pass(2_000);
+    assert_eq!(net.done(1), [(1, Outcome::Stored)]);
+    // Nor is it told of the next one before it asks: it takes the one before for the leader.
+    net.lost = 100;
+    net.crash(0);
+    net.start(0);
+    net.link(0, 1);
+    net.lost = 0;
+    net.pass(2_000);
+    net.propose_to(ShardId(1), 1, 2, &[11]);
+    net.pass(2_000);
+    assert_eq!(net.done(1), [(2, Outcome::Stored)]);
 }
 
 #[test]
