@@ -186,7 +186,10 @@ impl Cluster {
         let closes = node.life() != Life::Serving;
         self.checker.node = session.node().0;
         link.client.broker_read(read, closes, &mut self.checker);
-        if link.noticed && !node.has_session(session) {
+        let ended = link.noticed && !node.has_session(session);
+        let (role, version) = (link.client.role(), node.version());
+        if ended {
+            self.learn_end(role, version);
             self.broken.retain(|link| link.session != session);
         }
         read
@@ -237,6 +240,15 @@ impl Cluster {
         }
         if let Kind::Churner { id } = self.places[at].kind {
             self.known.insert(id, version);
+        }
+    }
+
+    /// What a client with names of its own asked last has come to its end, and nobody was told:
+    /// what came of it is in the definitions that its node has, and not in those of every node.
+    fn learn_end(&mut self, role: Role, version: Version) {
+        if let Role::Churner { id } = role {
+            let known = self.known.entry(id).or_default();
+            *known = version.max(*known);
         }
     }
 
@@ -393,7 +405,9 @@ impl Cluster {
         // It was sent messages until now.
         lose_unacknowledged(link, &mut self.checker);
         link.noticed = true;
+        let (role, version) = (link.client.role(), node.version());
         if !node.has_session(link.session) {
+            self.learn_end(role, version);
             self.broken.swap_remove(at);
         }
     }
