@@ -291,6 +291,12 @@ impl Checker {
         });
     }
 
+    /// Others may have ruled out the node whose client is at it.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.contains(&self.node)
+    }
+
     /// What clients of the node have acknowledged is not certain, unless it is in the log.
     fn unsure(&mut self, node: u64) {
         let fates = &mut self.fates;

@@ -342,7 +342,7 @@ impl Client {
             method => match self.role {
                 Role::Churner { id } => self.churned(id, method, checker),
                 Role::Fleeting { id } => {
-                    if !self.fleeted(id, method) {
+                    if !self.fleeted(id, method, checker) {
                         self.answered(method, checker);
                     }
                 }

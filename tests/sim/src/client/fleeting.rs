@@ -5,6 +5,7 @@ use warren_protocol::methods::{BasicCancel, BasicConsume, BasicPublish, QueueDec
 use warren_protocol::{Method, Properties, ShortStr, Table, content};
 
 use super::{CHANNEL, Client, FRAME_MAX, Stage};
+use crate::checker::Checker;
 
 const TAG: &str = "fleeting";
 
@@ -46,6 +47,10 @@ impl Client {
             });
             return;
         }
+        self.cancel_fleeting();
+    }
+
+    fn cancel_fleeting(&mut self) {
         self.stage = Stage::Preparing;
         self.send(|out| {
             BasicCancel {
@@ -57,7 +62,7 @@ impl Client {
     }
 
     /// What the broker says to it; false when that is nothing special.
-    pub(super) fn fleeted(&mut self, id: u32, method: &Method<'_>) -> bool {
+    pub(super) fn fleeted(&mut self, id: u32, method: &Method<'_>, checker: &Checker) -> bool {
         match method {
             Method::ChannelOpenOk(_) => self.declare_fleeting(id),
             Method::QueueDeclareOk(_) => {
@@ -77,6 +82,12 @@ impl Client {
             }
             Method::BasicCancelOk(_) if self.draining => self.stage = Stage::Idle,
             Method::BasicCancelOk(_) => self.declare_fleeting(id),
+            // Its consumer was none any more while its node was ruled out, and the queue went.
+            Method::BasicReturn(_) if checker.is_doubtful() => {
+                if self.stage == Stage::Ready {
+                    self.cancel_fleeting();
+                }
+            }
             _ => return false,
         }
         true
