@@ -1,5 +1,5 @@
-//! The loads of `measure versus` and `measure cluster`, as flags of `warren perf`, and what Warren is
-//! to reach in each.
+//! The loads of `measure versus` and `measure cluster`, as flags of `warren perf`, and what Warren
+//! is to reach in each.
 
 /// One line of load for `warren perf`.
 #[derive(Debug)]
