@@ -251,6 +251,16 @@ impl Consensus {
         group.step(message, now)
     }
 
+    /// Whether it leads, and an entry would be taken: none is while the lead is being handed over.
+    #[must_use]
+    pub fn takes_proposals(&self) -> bool {
+        match &self.order {
+            Order::Raft(group) => group.takes_proposals(),
+            Order::Unlogged(_) => true,
+            Order::Vacant => false,
+        }
+    }
+
     /// Puts an entry at the end of the log; by reference, no copy.
     ///
     /// # Errors

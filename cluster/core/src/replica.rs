@@ -200,6 +200,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
         let mut any = self.propose_urgent(now);
         while self.acts()
+            && self.consensus.takes_proposals()
             && let Some(entry) = self.origin.next_entry(now, usize::MAX)
         {
             any |= self.propose(entry);
@@ -232,7 +233,11 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         urgent && self.propose_gathered(now)
     }
 
+    /// What consensus does not take now waits: it counts as in the log once an entry of its is.
     fn propose_gathered(&mut self, now: Now) -> bool {
+        if !self.consensus.takes_proposals() {
+            return false;
+        }
         let batch = std::mem::take(&mut self.proposals);
         self.guests.sealed(self.origin.node());
         self.urgent = false;
@@ -457,7 +462,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// When this replica wants a step though nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let since = self.proposals_since.filter(|_| self.leads.is_some());
+        let takes = self.leads.is_some() && self.consensus.takes_proposals();
+        let since = self.proposals_since.filter(|_| takes);
         let proposals = since.map(|since| since.plus_millis(PROPOSALS_WAIT_MILLIS));
         let sends = self.origin.deadline();
         let machine = self.machine().deadline();

@@ -276,6 +276,14 @@ impl Group {
         self.alone
     }
 
+    /// As the library reckons it before it takes an entry.
+    pub(super) fn takes_proposals(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader
+            && raft.lead_transferee.is_none()
+            && raft.prs().get(raft.id).is_some()
+    }
+
     pub(super) fn propose(&mut self, kind: EntryType, data: Bytes) -> Result<(), Error> {
         if self.node.raft.state != StateRole::Leader {
             return Err(Error::NotLeading);

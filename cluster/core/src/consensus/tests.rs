@@ -223,3 +223,32 @@ fn no_vote_is_granted_in_the_first_election_timeout_after_a_start() {
     assert!(!ask(timeout - 1));
     assert!(ask(timeout));
 }
+
+#[test]
+fn nothing_is_taken_while_the_lead_is_being_handed_over() {
+    let mut group = Consensus::new(start(1, &[1])).expect("valid");
+    assert!(!group.takes_proposals());
+    group.campaign().expect("taken");
+    assert!(group.takes_proposals());
+    let mut index = 0;
+    let mut settle = |group: &mut Consensus| {
+        while let Some(ready) = group.ready() {
+            group.on_persisted(ready.number);
+            for entry in ready.committed {
+                index = entry.index.0;
+                if entry.kind != EntryKind::Normal {
+                    group.change_members(&entry).expect("taken");
+                }
+                group.applied(Index(index));
+            }
+        }
+    };
+    settle(&mut group);
+    let heir = MemberChange::Voter(ReplicaId(2));
+    group.propose_members(&[heir]).expect("leads");
+    settle(&mut group);
+    group.transfer(ReplicaId(2)).expect("leads");
+    assert!(group.leads().is_some());
+    assert!(!group.takes_proposals());
+    assert!(group.propose(Bytes::from_static(b"a")).is_err());
+}
