@@ -145,6 +145,7 @@ impl Checkpoints {
     fn record(&mut self, header: &Header, bytes: u64) {
         let cover = Cover {
             index: header.index,
+            term: header.term,
             begun: header.begun,
         };
         self.covers.insert(header.shard, cover);

@@ -287,7 +287,7 @@ impl Log {
         };
         let place = self.append(shard, &head, payload);
         let number = place.segment.number();
-        self.store.segments.note_entry(number, shard, index);
+        self.store.segments.note_entry(number, shard, index, term);
         if !payload.is_empty() {
             self.store.young.push(place, payload);
         }
@@ -312,9 +312,15 @@ impl Log {
     }
 
     /// An entry that recovery found.
-    fn recovered_entry(&mut self, shard: ShardId, index: Index, place: Place, payload: &Bytes) {
+    fn recovered_entry(
+        &mut self,
+        shard: ShardId,
+        (index, term): (Index, Term),
+        place: Place,
+        payload: &Bytes,
+    ) {
         let number = place.segment.number();
-        self.store.segments.note_entry(number, shard, index);
+        self.store.segments.note_entry(number, shard, index, term);
         let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
         *self.appended.entry(shard).or_default() += bytes;
         self.unlooked_bytes += bytes;
@@ -484,7 +490,7 @@ impl Log {
     pub fn checkpoint_begin(&mut self, shard: ShardId, index: Index, term: Term) {
         let begun = self.main.tail();
         let covers = &mut self.checkpoints.covers;
-        let before = covers.insert(shard, Cover { index, begun });
+        let before = covers.insert(shard, Cover { index, term, begun });
         let pinned = self.store.segments.first_pinned(covers);
         // It covers nothing before it is durable.
         match before {

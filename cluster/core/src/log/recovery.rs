@@ -355,13 +355,19 @@ impl Recovery {
     }
 
     fn take_entry(&mut self, at: At, head: &Head, payload: Bytes) -> Result<Read, Error> {
-        let (shard, index) = (head.shard, Index(head.index));
+        let (shard, index, term) = (head.shard, Index(head.index), Term(head.term));
         let position = Position::new(at.segment.number(), at.offset);
         let covered = self.checkpoints.get(&shard).map(|found| found.header);
         // One of an earlier term than the checkpoint was replaced by what the checkpoint has, and
         // the record that did so may be gone.
         let stale = |it: &Header| Term(head.term) < it.term || position < it.floor;
         if covered.is_some_and(|it| index <= it.index || stale(&it)) {
+            return Ok(Read::Nothing);
+        }
+        // What replaced it may be gone with its segment: it must not come back, for this replica
+        // would take it for the end of its log, and vote for others that have no more.
+        let cover = self.log.checkpoints.covers.get(&shard);
+        if cover.is_some_and(|it| it.replaced(index, term)) {
             return Ok(Read::Nothing);
         }
         let last = self.last.entry(shard).or_default();
@@ -375,10 +381,11 @@ impl Recovery {
             segment: at.segment,
             offset: at.offset + HEAD_BYTES,
         };
-        self.log.recovered_entry(shard, index, place, &payload);
+        self.log
+            .recovered_entry(shard, (index, term), place, &payload);
         Ok(Read::Item(Item::Entry {
             shard,
-            term: Term(head.term),
+            term,
             index,
             entry_kind: head.entry_kind,
             payload,

@@ -4,13 +4,14 @@
 //! Invariants:
 //! - `live_count` is the number of references into the segment that machines hold;
 //! - a segment is pinned by a shard whose durable checkpoint does not cover the shard's last
-//!   entry or hard state in it;
+//!   entry or hard state in it; what is behind the checkpoint and of an older term than it was
+//!   replaced ([`Cover::replaced`]), and pins nothing;
 //! - references into segments that are gone are counted apart: after a restart a checkpoint may
 //!   name segments whose live bodies were copied, or consumed by entries still to be replayed.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::ids::{Index, Place, ShardId};
+use crate::ids::{Index, Place, ShardId, Term};
 use crate::log::position::Position;
 use crate::log::runs::{Run, Runs};
 
@@ -19,8 +20,21 @@ use crate::log::runs::{Run, Runs};
 pub(super) struct Cover {
     /// The last entry that it contains.
     pub(super) index: Index,
+    pub(super) term: Term,
     /// The log's tail when it was begun: it contains all hard states before.
     pub(super) begun: Position,
+}
+
+impl Cover {
+    /// Whether the entry was replaced, and what replaced it is in the checkpoint: terms never fall
+    /// along a log, so one that follows the checkpoint's entry is not of an older term.
+    pub(super) fn replaced(&self, index: Index, term: Term) -> bool {
+        index > self.index && term < self.term
+    }
+
+    fn covers(&self, index: Index, term: Term) -> bool {
+        index <= self.index || self.replaced(index, term)
+    }
 }
 
 pub(super) struct Segments {
@@ -57,7 +71,9 @@ pub(super) struct Segment {
 #[derive(Clone, Copy)]
 struct Pin {
     shard: ShardId,
+    /// The largest index and the largest term of its entries here.
     index: Index,
+    term: Term,
     /// Position of the last hard state; the smallest position when there is none.
     state: Position,
 }
@@ -104,6 +120,7 @@ impl Segment {
                 self.shards.push(Pin {
                     shard,
                     index: Index(0),
+                    term: Term(0),
                     state: Position::default(),
                 });
                 self.shards.len() - 1
@@ -116,7 +133,7 @@ impl Segment {
         let uncovered = |pin: &&Pin| {
             let cover = covers.get(&pin.shard).copied().unwrap_or_default();
             let state_uncovered = pin.state != Position::default() && pin.state >= cover.begun;
-            pin.index > cover.index || state_uncovered
+            !cover.covers(pin.index, pin.term) || state_uncovered
         };
         self.shards.iter().find(uncovered).map(|pin| pin.shard)
     }
@@ -192,10 +209,11 @@ impl Segments {
         }
     }
 
-    pub(super) fn note_entry(&mut self, number: u32, shard: ShardId, index: Index) {
+    pub(super) fn note_entry(&mut self, number: u32, shard: ShardId, index: Index, term: Term) {
         if let Some(segment) = self.existing(number) {
             let pin = segment.pin(shard);
             pin.index = pin.index.max(index);
+            pin.term = pin.term.max(term);
         }
     }
 

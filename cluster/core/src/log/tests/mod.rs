@@ -417,6 +417,59 @@ fn hard_states_come_back_unless_a_checkpoint_has_them() {
     assert_eq!(recovery.next(&mut model.disk), Ok(None));
 }
 
+/// A log in which a leader of term 2 replaced all but the first of four entries of term 1, each of
+/// `len` bytes, and then a checkpoint of all that there is.
+fn replaced(seed: u64, len: usize) -> Model {
+    let options = Options {
+        checkpoint_bytes: u64::MAX,
+        segments_target: 100,
+        ..small()
+    };
+    let (shard, entry) = (ShardId(1), Bytes::from(vec![7; len]));
+    let mut model = Model::new(seed, 1, options);
+    for (index, term) in [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2)] {
+        let log = &mut model.log;
+        log.append_entry(shard, Term(term), Index(index), 0, &entry);
+        model.settle();
+    }
+    model.log.checkpoint_begin(shard, Index(2), Term(2));
+    model.log.checkpoint_finish();
+    model.settle();
+    model
+}
+
+#[test]
+fn what_was_replaced_before_a_checkpoint_never_comes_back() {
+    let mut model = replaced(18, 100);
+    let mut recovery = Recovery::open(small(), &mut model.disk).expect("opens");
+    assert_eq!(recovery.next(&mut model.disk), Ok(None));
+    // What follows the checkpoint's entry does.
+    let (shard, term) = (ShardId(1), Term(2));
+    let entry = Bytes::from_static(b"the next one");
+    model.log.append_entry(shard, term, Index(3), 0, &entry);
+    model.settle();
+    let mut recovery = Recovery::open(small(), &mut model.disk).expect("opens");
+    let item = recovery.next(&mut model.disk).expect("reads");
+    let next = |it: &Item| {
+        matches!(
+            it,
+            Item::Entry {
+                term: Term(2),
+                index: Index(3),
+                ..
+            }
+        )
+    };
+    assert!(item.as_ref().is_some_and(next), "{item:?}");
+    assert_eq!(recovery.next(&mut model.disk), Ok(None));
+}
+
+#[test]
+fn what_was_replaced_before_a_checkpoint_keeps_no_segment() {
+    let model = replaced(19, 30_000);
+    assert_eq!(model.log.status().segments, 1, "{:?}", model.log.status());
+}
+
 #[test]
 fn memory_of_unlogged_shards_goes_with_its_last_reference() {
     let shard = ShardId::queues_of(NodeId(5));
