@@ -206,7 +206,8 @@ impl Group {
         }
     }
 
-    /// Peers that did not answer to a snapshot are asked where they stand.
+    /// Peers that did not answer to a snapshot are asked where they stand. What they were told of
+    /// is not offered again unless they still say that they have it.
     fn check_told(&mut self) {
         let raft = &self.node.raft;
         let told = raft
@@ -220,6 +221,7 @@ impl Group {
             *ticks += 1;
             if *ticks > SNAPSHOT_TICKS_MAX {
                 *ticks = 0;
+                self.node.mut_store().withdraw(ReplicaId(id));
                 self.node.report_snapshot(id, SnapshotStatus::Failure);
             }
         }

@@ -144,6 +144,12 @@ impl Kept {
         self.offers.insert(to.0, of);
     }
 
+    /// The peer did not take what was offered: it may have got further meanwhile, with somebody
+    /// else who led. The library wants one anew.
+    pub(super) fn withdraw(&mut self, to: ReplicaId) {
+        self.offers.remove(&to.0);
+    }
+
     pub(super) fn set_members(&mut self, state: &ConfState) {
         self.members = state.clone();
     }

@@ -252,3 +252,60 @@ fn nothing_is_taken_while_the_lead_is_being_handed_over() {
     assert!(!group.takes_proposals());
     assert!(group.propose(Bytes::from_static(b"a")).is_err());
 }
+
+#[test]
+fn a_snapshot_that_nobody_takes_is_not_offered_for_ever() {
+    let mut leader = Consensus::new(start(1, &[1])).expect("valid");
+    let mut learner = Consensus::new(start(2, &[])).expect("valid");
+    leader.campaign().expect("taken");
+    let mut now = Instant(0);
+    // How often the learner was told of a snapshot: it takes none.
+    let mut pass = |leader: &mut Consensus, ticks: u32| {
+        let mut told = 0;
+        for _ in 0..ticks {
+            now = now.plus_millis(TICK_MILLIS);
+            leader.tick(now);
+            while let Some(ready) = leader.ready() {
+                leader.on_persisted(ready.number);
+                for entry in &ready.committed {
+                    if entry.kind != EntryKind::Normal {
+                        leader.change_members(entry).expect("taken");
+                    }
+                    leader.applied(entry.index);
+                }
+                for message in ready.messages {
+                    if message.snapshot().is_some() {
+                        told += 1;
+                    } else {
+                        learner.step(message, now).expect("taken");
+                    }
+                }
+            }
+            while let Some(ready) = learner.ready() {
+                learner.on_persisted(ready.number);
+                for message in ready.messages {
+                    leader.step(message, now).expect("taken");
+                }
+            }
+        }
+        told
+    };
+    pass(&mut leader, 1);
+    let change = MemberChange::Learner(ReplicaId(2));
+    leader.propose_members(&[change]).expect("leads");
+    assert_eq!(pass(&mut leader, 2 * HEARTBEAT_TICKS), 0);
+    assert_eq!(leader.take_snapshot_wants(), [ReplicaId(2)]);
+    let (index, term) = leader.last();
+    let members = leader.members();
+    leader.offer_snapshot(
+        ReplicaId(2),
+        SnapshotOf {
+            index,
+            term,
+            members,
+        },
+    );
+    // It may have a later one by now, from somebody else: so it is asked for one anew.
+    assert_eq!(pass(&mut leader, 4 * ELECTION_TICKS), 1);
+    assert_eq!(leader.take_snapshot_wants(), [ReplicaId(2)]);
+}
