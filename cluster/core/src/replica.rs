@@ -154,10 +154,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// What the first chunk of a checkpoint says about this replica.
     pub(crate) fn head(&self) -> Head {
         let consensus = &self.consensus;
-        let members = self.installed.clone();
-        let members = members.unwrap_or_else(|| consensus.members());
         let hard = self.recorded(consensus.hard());
-        self.state.head(consensus.replica(), hard, members)
+        self.state.head(consensus.replica(), hard, self.members())
     }
 
     /// Takes a batch of this node; false when too much is unanswered.

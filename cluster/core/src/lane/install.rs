@@ -418,10 +418,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         }
         if offer.index <= applied.0 {
-            // Installed and saved before, and the word of it was lost.
-            let saves = self.installing.as_ref();
-            let saves = saves.is_some_and(|it| on_install!(it, it => it.shard == shard));
-            if let Some(members) = members.filter(|_| !saves) {
+            // Installed and saved before, and the word of it was lost, maybe with the process that
+            // had it to tell: the one after knows of no install, and has the state all the same.
+            if self.installing_shard() != Some(shard) {
                 self.tell_installed(shard, offer.from, id, applied, members);
             }
             return;
@@ -582,9 +581,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         } else {
             return;
         };
-        if let Some(members) = members {
-            self.tell_installed(shard, from, replica, applied, members);
-        }
+        self.tell_installed(shard, from, replica, applied, members);
     }
 
     /// The replica stays what it was; the sender will offer again.

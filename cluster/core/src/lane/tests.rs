@@ -4,6 +4,7 @@ mod cluster;
 mod crash;
 mod double;
 mod hosts;
+mod rebuild;
 
 use std::collections::VecDeque;
 

@@ -63,9 +63,15 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     }
 
     /// What a peer that offers a snapshot must know: this replica's id, how far its state is, and
-    /// who takes part in it, if it was installed and consensus has not heard of it.
-    pub(crate) fn standing(&self) -> (ReplicaId, (Index, Term), Option<Members>) {
-        (self.id(), self.applied(), self.installed.clone())
+    /// who takes part in it.
+    pub(crate) fn standing(&self) -> (ReplicaId, (Index, Term), Members) {
+        (self.id(), self.applied(), self.members())
+    }
+
+    /// Who takes part in the state: consensus may not have heard of one that was installed.
+    pub(super) fn members(&self) -> Members {
+        let installed = self.installed.clone();
+        installed.unwrap_or_else(|| self.consensus.members())
     }
 
     /// A state like this one's, without a past.

@@ -1,0 +1,200 @@
+//! A node that has a shard's state from another one, and its process that ends at bad moments.
+
+use std::collections::VecDeque;
+
+use super::double::{Ask, Double, put};
+use crate::consensus::MemberChange;
+use crate::ids::{Life, NodeId, Now, ReplicaId, ShardId, Time};
+use crate::inbox::{Input, Outputs};
+use crate::lane::{Lane, Options, ShardStatus};
+use crate::link::{self, About, Parcel};
+use crate::log::sim::SimDisk;
+
+const SHARD: ShardId = ShardId(1);
+
+struct Node {
+    id: NodeId,
+    disk: SimDisk,
+    /// Its disk does what it is asked to.
+    answers: bool,
+    life: u64,
+    lane: Option<Lane<Double, u32>>,
+    inputs: VecDeque<Input<Ask, u32>>,
+}
+
+/// The founder of a cluster, and one that joins it.
+struct Pair {
+    nodes: [Node; 2],
+    now: Now,
+    /// What the joiner says of an install that is done is lost; how often it said so.
+    deaf: bool,
+    unheard: u32,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let node = |id| Node {
+            id: NodeId(id),
+            disk: SimDisk::new(id),
+            answers: true,
+            life: 0,
+            lane: None,
+            inputs: VecDeque::new(),
+        };
+        let mut pair = Self {
+            nodes: [node(1), node(2)],
+            now: Now {
+                wall: Time(1_000_000),
+                ..Now::default()
+            },
+            deaf: false,
+            unheard: 0,
+        };
+        pair.start(0);
+        pair.start(1);
+        pair
+    }
+
+    fn start(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.life += 1;
+        let founders = if at == 0 { vec![node.id] } else { Vec::new() };
+        let options = Options {
+            founders,
+            ..Options::new(node.id, Life(node.life), 1)
+        };
+        let lane = Lane::recover(options, &mut node.disk, |_| Double::default());
+        node.lane = Some(lane.expect("what it wrote it reads"));
+        if self.nodes[1 - at].lane.is_some() {
+            self.link(Input::Connected { node: NodeId(1) }, 1);
+            self.link(Input::Connected { node: NodeId(2) }, 0);
+        }
+        self.run();
+    }
+
+    fn link(&mut self, input: Input<Ask, u32>, at: usize) {
+        self.nodes[at].inputs.push_back(input);
+    }
+
+    /// The joiner's process ends, and its disk forgets what it was not made to keep.
+    fn crash(&mut self) {
+        let node = &mut self.nodes[1];
+        node.lane = None;
+        node.disk.crash();
+        node.inputs.clear();
+        self.link(Input::Disconnected { node: NodeId(2) }, 0);
+        self.run();
+    }
+
+    /// Steps both until nothing moves.
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            let moved = [self.step(0), self.step(1)];
+            if moved == [false, false] {
+                return;
+            }
+        }
+        panic!("lanes without work never rest");
+    }
+
+    fn step(&mut self, at: usize) -> bool {
+        let (now, node) = (self.now, &mut self.nodes[at]);
+        let Some(lane) = &mut node.lane else {
+            node.inputs.clear();
+            return false;
+        };
+        let (mut outputs, mut ops) = (Outputs::default(), Vec::new());
+        let more = lane.step(now, &mut node.inputs, &mut outputs, &mut ops);
+        let mut more = more.expect("the disk does not fail");
+        ops.into_iter().for_each(|op| node.disk.submit(op));
+        while node.answers
+            && let Some(completion) = node.disk.complete_one()
+        {
+            node.inputs.push_back(Input::Disk(completion));
+        }
+        let from = node.id;
+        for envelope in outputs.mail {
+            more = true;
+            let envelope = envelope.parts.concat().into();
+            let parcels = link::open(&envelope).expect("a node reads what another one says");
+            let done = |parcel: &Parcel| matches!(parcel, Parcel::Transfer(it) if matches!(it.about, About::Installed { .. }));
+            if self.deaf && parcels.iter().any(|(_, parcel)| done(parcel)) {
+                self.unheard += 1;
+                continue;
+            }
+            let input = Input::Received { from, envelope };
+            self.nodes[1 - at].inputs.push_back(input);
+        }
+        more || !self.nodes[at].inputs.is_empty()
+    }
+
+    fn pass(&mut self, millis: u64) {
+        for _ in 0..millis.div_ceil(40) {
+            self.now.mono = self.now.mono.plus_millis(40);
+            self.now.wall.0 += 40;
+            for node in &mut self.nodes {
+                node.inputs.push_back(Input::Tick);
+            }
+            self.run();
+        }
+    }
+
+    /// The founder has something, and the joiner is to have it too.
+    fn join(&mut self) {
+        let batch = put(&[1, 2, 3], 100);
+        let (shard, replica) = (SHARD, ReplicaId::new(NodeId(2), 9));
+        let ticket = 1;
+        let propose = Input::Propose {
+            shard,
+            batch,
+            ticket,
+        };
+        let changes = vec![MemberChange::Learner(replica)];
+        self.link(propose, 0);
+        self.link(Input::Host { shard, replica }, 1);
+        self.run();
+        self.link(Input::ChangeMembers { shard, changes }, 0);
+        self.run();
+    }
+
+    fn lane(&self, at: usize) -> &Lane<Double, u32> {
+        self.nodes[at].lane.as_ref().expect("started")
+    }
+
+    fn status(&self, at: usize) -> ShardStatus {
+        self.lane(at).status(SHARD).expect("hosted")
+    }
+
+    fn values(&self, at: usize) -> Vec<u64> {
+        self.lane(at).machine(SHARD).expect("hosted").values()
+    }
+}
+
+#[test]
+fn a_joiner_that_ends_before_it_says_what_it_has_goes_on_from_there() {
+    let mut pair = Pair::new();
+    pair.deaf = true;
+    pair.join();
+    pair.pass(2_000);
+    assert!(pair.unheard > 0, "it was installed");
+    assert_eq!(pair.values(1), [1, 2, 3]);
+    pair.crash();
+    pair.deaf = false;
+    pair.start(1);
+    // Nothing is added that would make the founder offer a later state.
+    pair.pass(2_000);
+    let (founder, joiner) = (pair.status(0), pair.status(1));
+    let replica = ReplicaId::new(NodeId(2), 9);
+    assert!(founder.matched.contains(&(replica, founder.committed)));
+    assert_eq!(joiner.applied, founder.applied);
+    let batch = put(&[4], 100);
+    let (shard, ticket) = (SHARD, 2);
+    let propose = Input::Propose {
+        shard,
+        batch,
+        ticket,
+    };
+    pair.link(propose, 0);
+    pair.pass(1_000);
+    assert_eq!(pair.values(1), [1, 2, 3, 4]);
+}
