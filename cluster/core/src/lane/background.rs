@@ -43,7 +43,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     offset,
                     bytes,
                 } => self.checkpoint_read(shard, offset, bytes),
-                Event::AdoptedLost => self.give_up_install(),
+                Event::AdoptedLost => self.adopted_lost(),
             }
         }
         Ok(())

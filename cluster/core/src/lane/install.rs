@@ -592,6 +592,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
     }
 
+    /// Bodies that were taken in did not get onto the disk. What is being saved has all of its
+    /// own there.
+    pub(super) fn adopted_lost(&mut self) {
+        let saves = self.installing.as_ref();
+        let saves =
+            saves.is_some_and(|it| on_install!(it, it => matches!(it.phase, Phase::Saving { .. })));
+        if !saves {
+            self.give_up_install();
+        }
+    }
+
     /// The shard whose replica is being rebuilt.
     pub(super) fn installing_shard(&self) -> Option<ShardId> {
         let installing = self.installing.as_ref()?;

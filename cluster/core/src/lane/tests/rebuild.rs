@@ -171,6 +171,33 @@ impl Pair {
 }
 
 #[test]
+fn an_install_that_is_being_saved_needs_nothing_that_a_full_disk_loses() {
+    let mut pair = Pair::new();
+    pair.deaf = true;
+    pair.join();
+    let waits = |pair: &Pair| pair.values(1).is_empty();
+    while waits(&pair) {
+        // Its disk answers one thing at a time, so that it is seen between two of them.
+        pair.nodes[1].answers = false;
+        pair.pass(40);
+        let node = &mut pair.nodes[1];
+        let completion = node.disk.complete_one().map(Input::Disk);
+        node.inputs.extend(completion);
+    }
+    assert_eq!(pair.lane(1).installing_shard(), Some(SHARD), "not saved");
+    let lane = pair.nodes[1].lane.as_mut().expect("started");
+    lane.adopted_lost();
+    // Else the founder is told that it is on disk.
+    assert_eq!(lane.installing_shard(), Some(SHARD));
+    pair.pass(2_000);
+    assert_eq!(pair.unheard, 0);
+    (pair.nodes[1].answers, pair.deaf) = (true, false);
+    pair.pass(2_000);
+    assert_eq!(pair.lane(1).installing_shard(), None);
+    assert_eq!(pair.status(1).applied, pair.status(0).applied);
+}
+
+#[test]
 fn a_joiner_that_ends_before_it_says_what_it_has_goes_on_from_there() {
     let mut pair = Pair::new();
     pair.deaf = true;
