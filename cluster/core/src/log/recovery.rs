@@ -358,10 +358,7 @@ impl Recovery {
         let (shard, index, term) = (head.shard, Index(head.index), Term(head.term));
         let position = Position::new(at.segment.number(), at.offset);
         let covered = self.checkpoints.get(&shard).map(|found| found.header);
-        // One of an earlier term than the checkpoint was replaced by what the checkpoint has, and
-        // the record that did so may be gone.
-        let stale = |it: &Header| Term(head.term) < it.term || position < it.floor;
-        if covered.is_some_and(|it| index <= it.index || stale(&it)) {
+        if covered.is_some_and(|it| index <= it.index || position < it.floor) {
             return Ok(Read::Nothing);
         }
         // What replaced it may be gone with its segment: it must not come back, for this replica

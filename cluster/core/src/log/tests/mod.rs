@@ -5,7 +5,7 @@ mod model;
 
 use bytes::Bytes;
 
-use self::model::{Command, Model, encode};
+use self::model::{Command, Model};
 use super::disk::{FileName, Op, RecoveryDisk, Token};
 use super::{Error, HardState, Item, Log, Options, Recovery};
 use crate::ids::{Index, Instant, NodeId, SegmentId, ShardId, Term};
@@ -605,34 +605,4 @@ fn what_is_read_of_a_checkpoint_ends_with_it() {
     assert_eq!(answer(&mut model, late, bytes()), (Ok(()), false));
     let newest = read(&mut model);
     assert!(answer(&mut model, newest, missing).0.is_err());
-}
-
-#[test]
-fn what_was_replaced_below_a_checkpoint_does_not_come_back() {
-    let id = ShardId(1);
-    let mut model = Model::new(18, 1, small());
-    let append = |model: &mut Model, term, index| {
-        let payload = encode(id, &[]);
-        let log = &mut model.log;
-        log.append_entry(id, Term(term), Index(index), 0, &payload);
-    };
-    for index in 1..=4 {
-        append(&mut model, 7, index);
-    }
-    append(&mut model, 8, 3);
-    model.log.checkpoint_begin(id, Index(3), Term(8));
-    model.log.checkpoint_finish();
-    append(&mut model, 8, 4);
-    model.settle();
-    let mut recovery = Recovery::open(small(), &mut model.disk).expect("opens");
-    let read = |_, _: &[u8]| Ok::<(), String>(());
-    let read = recovery.read_checkpoint(id, &mut model.disk, read);
-    read.expect("reads");
-    let mut entries = Vec::new();
-    while let Some(item) = recovery.next(&mut model.disk).expect("reads") {
-        if let Item::Entry { term, index, .. } = item {
-            entries.push((term, index));
-        }
-    }
-    assert_eq!(entries, [(Term(8), Index(4))]);
 }
