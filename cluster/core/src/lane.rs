@@ -27,7 +27,7 @@ mod vacate;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::batch::{Batch, Outcome};
-use crate::ids::{Instant, Life, NodeId, Now, ShardId};
+use crate::ids::{Index, Instant, Life, NodeId, Now, ShardId};
 use crate::inbox::{Input, Outputs};
 use crate::log::disk::{DiskError, Op};
 use crate::machine::{Machine, Malformed};
@@ -152,6 +152,9 @@ pub struct Lane<M: Machine, T> {
     sending: BTreeMap<ShardId, Sending>,
     /// The replica of this node that is being rebuilt.
     installing: Option<Installing<M>>,
+    /// Shards whose log did not end with what is agreed on at the start, and where it ended: held
+    /// in the log.
+    open: BTreeMap<ShardId, Index>,
     /// Replicas of this node that are given up.
     vacating: BTreeMap<ShardId, Vacating>,
     course: Course,

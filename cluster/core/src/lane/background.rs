@@ -97,6 +97,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// A slice of work that nobody waits for; true when there is more of it to do at once.
     pub(super) fn work_in_background(&mut self, outputs: &mut Outputs<M::Effect, T>) -> bool {
+        self.close_open();
         if let Some(shard) = self.store.log.checkpoint_shard() {
             if self.checkpoint_on(shard) {
                 return true;
@@ -163,6 +164,31 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             self.rows.iter_mut().for_each(Replica::hurry);
             self.queues.iter_mut().for_each(Replica::hurry);
             self.touched.extend(self.shards());
+        }
+    }
+
+    /// What the start found in a shard's log and did not know to be agreed on is applied, or gone:
+    /// a checkpoint before that would keep the log that it is to free.
+    fn close_open(&mut self) {
+        for (shard, found) in std::mem::take(&mut self.open) {
+            let (applied, last) = if let Some(at) = rows_at(shard) {
+                (
+                    self.rows[at].applied().0,
+                    self.rows[at].consensus().last().0,
+                )
+            } else if let Some(at) = queue_at(shard, &self.options) {
+                (
+                    self.queues[at].applied().0,
+                    self.queues[at].consensus().last().0,
+                )
+            } else {
+                continue;
+            };
+            if applied >= found.min(last) {
+                self.store.log.release_checkpoint(shard);
+            } else {
+                self.open.insert(shard, found);
+            }
         }
     }
 

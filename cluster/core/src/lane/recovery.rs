@@ -98,7 +98,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         Self::assemble(options, recovery.finish(), found)
     }
 
-    fn assemble(options: Options, log: Log, found: Found<M>) -> Result<Self, Error> {
+    fn assemble(options: Options, mut log: Log, found: Found<M>) -> Result<Self, Error> {
         let queues = found.queues.into_iter();
         let queues = queues.map(|shard| shard.into_replica(&options));
         let queues: Vec<_> = queues.collect::<Result<_, _>>()?;
@@ -107,6 +107,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             definitions.into_replica(&options)?,
             local.into_replica(&options)?,
         ];
+        let open = queues.iter().filter_map(Replica::open_until);
+        let open = open.chain(rows.iter().filter_map(Replica::open_until));
+        let open: BTreeMap<_, _> = open.collect();
+        open.keys().for_each(|shard| log.hold_checkpoint(*shard));
         let mut touched: BTreeSet<_> = queues.iter().map(Replica::shard).collect();
         touched.extend(rows.iter().map(Replica::shard));
         Ok(Self {
@@ -127,6 +131,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             room: super::health::Room::default(),
             sending: BTreeMap::new(),
             installing: None,
+            open,
             vacating: BTreeMap::new(),
             course: Course::Running,
             checkpoints_at_end: true,

@@ -26,7 +26,7 @@ pub mod sim;
 mod transfer;
 mod young;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -188,7 +188,7 @@ pub struct Log {
     full: bool,
     syncs: u64,
     /// Shards whose checkpoints are being read for others.
-    held: BTreeSet<ShardId>,
+    held: BTreeMap<ShardId, u32>,
     checkpoint_reads: VecDeque<transfer::Wanted>,
 }
 
@@ -262,7 +262,7 @@ impl Log {
             free_disk_bytes: u64::MAX,
             full: false,
             syncs: 0,
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             checkpoint_reads: VecDeque::new(),
             options,
         }
@@ -458,12 +458,12 @@ impl Log {
         // One begun since the tail came here covers all that can be covered now.
         let helps = |shard: &ShardId| {
             let begun = covers.get(shard).map_or(0, |cover| cover.begun.number());
-            begun < self.main.tail().number() && !self.held.contains(shard)
+            begun < self.main.tail().number() && !self.held.contains_key(shard)
         };
         pinning.filter(helps).or_else(|| {
             let due = |(shard, bytes): &(&ShardId, &u64)| {
                 let twice = 2 * self.checkpoints.bytes(**shard);
-                let held = self.held.contains(shard);
+                let held = self.held.contains_key(shard);
                 !held && **bytes > self.options.checkpoint_bytes.max(twice)
             };
             self.appended.iter().find(due).map(|(shard, _)| *shard)

@@ -31,16 +31,21 @@ impl Log {
         self.checkpoints.durable(shard)
     }
 
-    /// Keeps the shard's checkpoint until [`Log::release_checkpoint`]: no new one is begun but by
-    /// [`Log::request_checkpoint`].
+    /// Keeps the shard's checkpoint until [`Log::release_checkpoint`], as often as it was held: no
+    /// new one is begun but by [`Log::request_checkpoint`].
     pub fn hold_checkpoint(&mut self, shard: ShardId) {
-        self.held.insert(shard);
+        *self.held.entry(shard).or_default() += 1;
         self.wanted = self.wanted.filter(|wanted| *wanted != shard);
     }
 
     /// See [`Log::hold_checkpoint`].
     pub fn release_checkpoint(&mut self, shard: ShardId) {
-        self.held.remove(&shard);
+        if let Some(times) = self.held.get_mut(&shard) {
+            *times -= 1;
+            if *times == 0 {
+                self.held.remove(&shard);
+            }
+        }
         self.looking = true;
     }
 

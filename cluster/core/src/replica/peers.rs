@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Appended, Replica, State, Turn};
 use crate::batch::{Batch, Header, Kind, Outcome};
 use crate::consensus::{Consensus, Error, Hard, Members, Message, Start};
-use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Seq, Term};
+use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Seq, ShardId, Term};
 use crate::link::{Mail, Parcel};
 use crate::machine::Machine;
 use crate::rows::Version;
@@ -122,6 +122,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// An entry of the log that is not known to be agreed on: found there at the start.
     pub(crate) fn found(&mut self, index: Index, term: Term, place: Place) {
         self.appended.push_back(Appended { index, term, place });
+    }
+
+    /// Where its log ends, when not all of it is known to be agreed on.
+    pub(crate) fn open_until(&self) -> Option<(ShardId, Index)> {
+        let last = self.consensus.last().0;
+        (last > self.state.applied().0).then_some((self.shard(), last))
     }
 
     /// All inputs that follow from rows have been asked in this term.
