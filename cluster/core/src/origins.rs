@@ -101,13 +101,10 @@ impl Origins {
         };
         open.forget(paid);
         let expected = open.next();
-        if cfg!(warren_break = "no_dedup") {
-            return Verdict::New;
-        }
         if seq > expected || open.outcomes.len() >= UNPAID_MAX {
             return Verdict::Gap { expected };
         }
-        if seq == expected {
+        if seq == expected || cfg!(warren_break = "no_dedup") {
             return Verdict::New;
         }
         let Some(at) = seq.0.checked_sub(open.paid.0) else {

@@ -81,9 +81,9 @@ fn drain<M: Machine, T: Copy>(
 
 fn append<M: Machine, T: Copy>(replica: &mut Replica<M, T>, store: &mut Store, ready: &Ready) {
     let shard = replica.shard();
-    if let Some(hard) = ready.hard
-        && !cfg!(warren_break = "vote_not_synced")
-    {
+    let hard = ready.hard;
+    let hard = hard.filter(|_| !cfg!(warren_break = "vote_not_synced"));
+    if let Some(hard) = hard {
         store.promise(shard, replica.recorded(hard));
     }
     for entry in &ready.entries {
@@ -95,7 +95,7 @@ fn append<M: Machine, T: Copy>(replica: &mut Replica<M, T>, store: &mut Store, r
     {
         store.promise(shard, hard);
     }
-    let writes = ready.hard.is_some() || !ready.entries.is_empty();
+    let writes = hard.is_some() || !ready.entries.is_empty();
     if ready.holds && !writes && !store.awaits(shard) {
         replica.on_persisted(ready.number);
     } else if writes || ready.holds {
