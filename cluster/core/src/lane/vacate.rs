@@ -27,7 +27,6 @@ pub(super) struct Vacating {
 /// What it had, until the disk knows that it has it no more.
 struct Held {
     refs: Missing,
-    last: (Index, Term),
     begun: bool,
 }
 
@@ -110,9 +109,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         held.begun = true;
         let log = &mut self.store.log;
         if let Some(at) = rows_at(shard) {
-            begin(&mut self.rows[at], held.last, replica, log);
+            begin(&mut self.rows[at], replica, log);
         } else if let Some(at) = queue_at(shard, &self.options) {
-            begin(&mut self.queues[at], held.last, replica, log);
+            begin(&mut self.queues[at], replica, log);
         }
     }
 
@@ -134,6 +133,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         };
         if let Some(held) = vacating.held {
             held.refs.release(&mut self.store.log, shard);
+            self.store.log.given_up(shard);
         }
         match vacating.host {
             Some(next) => self.host(shard, next),
@@ -152,24 +152,17 @@ fn take_out<M: Machine, T: Copy>(
     if busy || leads {
         return None;
     }
-    let (state, last): (State<M>, _) = replica.vacate();
+    let state: State<M> = replica.vacate();
     log.give_up(replica.shard());
     let mut refs = Missing::default();
     state.machine().retain_all(&mut refs);
-    Some(Held {
-        refs,
-        last: (last.0.max(state.applied().0), last.1.max(state.applied().1)),
-        begun: false,
-    })
+    Some(Held { refs, begun: false })
 }
 
-fn begin<M: Machine, T: Copy>(
-    replica: &mut Replica<M, T>,
-    (index, term): (Index, Term),
-    vote: ReplicaId,
-    log: &mut Log,
-) {
+fn begin<M: Machine, T: Copy>(replica: &mut Replica<M, T>, vote: ReplicaId, log: &mut Log) {
     let shard = replica.shard();
+    // Of no entry: those of the next replica may begin with the first.
+    let (index, term) = (Index(0), Term(0));
     log.checkpoint_begin(shard, index, term);
     let mut head = replica.head();
     head.replica = ReplicaId(0);

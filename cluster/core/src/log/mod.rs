@@ -514,12 +514,18 @@ impl Log {
     }
 
     /// What the log has of the shard so far counts no more: its replica is given up. In force once
-    /// a checkpoint of the shard that begins after this is durable.
+    /// a checkpoint of nothing that begins after this is durable: [`Log::given_up`].
     pub fn give_up(&mut self, shard: ShardId) {
         if self.checkpoint_shard() == Some(shard) {
             self.checkpoint_abort();
         }
         self.floors.insert(shard, self.main.tail());
+    }
+
+    /// The checkpoint of nothing is durable, and nothing came after it: the entries of the next
+    /// replica may begin anew, with any index.
+    pub fn given_up(&mut self, shard: ShardId) {
+        self.store.segments.unpin(shard);
     }
 
     /// The writer of the shard's checkpoint while it is under way and not finished.

@@ -257,6 +257,14 @@ impl Segments {
         self.named
     }
 
+    /// What the shard has here pins nothing any more.
+    pub(super) fn unpin(&mut self, shard: ShardId) {
+        for segment in &mut self.table {
+            segment.shards.retain(|pin| pin.shard != shard);
+        }
+        self.look_again();
+    }
+
     /// A checkpoint became durable: pins may have gone.
     pub(super) fn look_again(&mut self) {
         self.changed = true;

@@ -103,10 +103,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         self.forgotten = self.forgotten.max(replica);
     }
 
-    /// Has no replica from here on: gives what it held, and where its log ends. This node's own
-    /// stream into the shard goes on, to whoever leads it.
-    pub(crate) fn vacate(&mut self) -> (State<M>, (Index, Term)) {
-        let last = self.consensus.last();
+    /// Has no replica from here on: gives what it held. This node's own stream into the shard goes
+    /// on, to whoever leads it.
+    pub(crate) fn vacate(&mut self) -> State<M> {
         self.forget(self.id());
         self.told = self.leader();
         self.consensus = Consensus::vacant();
@@ -116,7 +115,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         self.installed = None;
         self.agreed = Index(0);
         let blank = self.blank_state();
-        (std::mem::replace(&mut self.state, blank), last)
+        std::mem::replace(&mut self.state, blank)
     }
 
     /// An entry of the log that is not known to be agreed on: found there at the start.

@@ -606,3 +606,40 @@ fn what_is_read_of_a_checkpoint_ends_with_it() {
     let newest = read(&mut model);
     assert!(answer(&mut model, newest, missing).0.is_err());
 }
+
+#[test]
+fn the_log_of_a_replica_after_one_that_was_given_up_is_its_own() {
+    let id = ShardId(1);
+    let mut model = Model::new(19, 1, small());
+    let entry = Bytes::from(vec![7; 1000]);
+    let append = |model: &mut Model, term, index| {
+        let log = &mut model.log;
+        log.append_entry(id, Term(term), Index(index), 0, &entry);
+        model.settle();
+    };
+    for index in 1..=5 {
+        append(&mut model, 9, index);
+    }
+    model.log.give_up(id);
+    model.log.checkpoint_begin(id, Index(0), Term(0));
+    model.log.checkpoint_finish();
+    model.settle();
+    model.log.given_up(id);
+    // Its entries begin anew, below where the other's ended, and keep their segments.
+    let many = 2 * small().segment_bytes as u64 / 1000;
+    for index in 1..=many {
+        append(&mut model, 3, index);
+    }
+    let mut recovery = Recovery::open(small(), &mut model.disk).expect("opens");
+    let read = |_, _: &[u8]| Ok::<(), String>(());
+    let read = recovery.read_checkpoint(id, &mut model.disk, read);
+    read.expect("reads");
+    let mut found = 0;
+    while let Some(item) = recovery.next(&mut model.disk).expect("reads") {
+        if let Item::Entry { term, index, .. } = item {
+            assert_eq!((term, index), (Term(3), Index(found + 1)));
+            found += 1;
+        }
+    }
+    assert_eq!(found, many);
+}
