@@ -313,9 +313,15 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             "applied in the order of the log"
         );
         assert_eq!(appended.term, entry.term, "applied as it was appended");
-        if entry.index <= self.state.applied().0 {
-            // It is in the state that was installed.
+        let installed = self.state.applied().0;
+        if entry.index <= installed {
+            // It is in the state that was installed, of which consensus has not heard: it follows
+            // the log.
+            self.change_members(entry)?;
             self.consensus.applied(entry.index);
+            if entry.index == installed {
+                self.installed = None;
+            }
             return Ok(None);
         }
         let applied = self.with_state(turn, |state, context| {
@@ -324,17 +330,21 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         self.agreed = entry.index;
         self.unrecorded_bytes += entry.data.len() as u64;
         // Before it counts as applied: that is when the library leaves a joint set of members.
-        if entry.kind != EntryKind::Normal {
-            self.consensus
-                .change_members(entry)
-                .map_err(|_| Malformed {
-                    what: "change of members",
-                    at: 0,
-                    cause: "consensus does not take it",
-                })?;
-        }
+        self.change_members(entry)?;
         self.consensus.applied(entry.index);
         Ok(self.after(applied, entry, turn))
+    }
+
+    fn change_members(&mut self, entry: &Entry) -> Result<(), Malformed> {
+        if entry.kind == EntryKind::Normal {
+            return Ok(());
+        }
+        let changed = self.consensus.change_members(entry);
+        changed.map(drop).map_err(|_| Malformed {
+            what: "change of members",
+            at: 0,
+            cause: "consensus does not take it",
+        })
     }
 
     fn after(

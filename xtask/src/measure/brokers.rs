@@ -18,7 +18,7 @@ use crate::workspace::Workspace;
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 const RABBITMQCTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// Between the ports of `warren dev` and those of somebody's own.
-const DEV_OFFSET: &str = "3000";
+pub(super) const DEV_OFFSET: &str = "3000";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
@@ -186,6 +186,11 @@ impl Broker {
         Ok(Some(broker))
     }
 
+    /// The data folder of a node of [`Self::warren_cluster`].
+    pub(crate) fn node_folder(&self, node: usize) -> PathBuf {
+        self.folder.join("data").join(format!("node-{node}"))
+    }
+
     fn wait_for(&mut self, what: &str, mut ready: impl FnMut(&mut Self) -> bool) -> Result<()> {
         let began = Instant::now();
         while !ready(self) {
@@ -319,7 +324,7 @@ fn start_rabbitmq(
 }
 
 /// The process and the AMQP address of a line that `warren dev` prints for a node.
-fn node_line(line: &str) -> Option<(u32, String)> {
+pub(super) fn node_line(line: &str) -> Option<(u32, String)> {
     let mut words = line.strip_prefix("node ")?.split_whitespace();
     let pid = words.by_ref().skip_while(|word| *word != "pid").nth(1)?;
     let amqp = words.skip_while(|word| *word != "amqp").nth(1)?;
@@ -365,7 +370,7 @@ fn free_port() -> Result<u16> {
 }
 
 /// Whether somebody on `port` answers AMQP's protocol header.
-fn answers(port: u16) -> bool {
+pub(super) fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;

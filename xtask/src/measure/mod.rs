@@ -8,6 +8,7 @@ mod empty;
 mod failover;
 mod loads;
 mod process;
+mod restart;
 mod table;
 mod versus;
 
@@ -33,6 +34,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "failover",
         "what the clients of three nodes notice when a leader is killed, stopped, cut off",
         failover::run,
+    ),
+    (
+        "restart",
+        "one of three nodes with 10,000 queues: until it serves, and leads, again",
+        restart::run,
     ),
     (
         "versus",

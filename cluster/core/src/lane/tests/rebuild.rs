@@ -117,7 +117,12 @@ impl Pair {
             more = true;
             let envelope = envelope.parts.concat().into();
             let parcels = link::open(&envelope).expect("a node reads what another one says");
-            let done = |parcel: &Parcel| matches!(parcel, Parcel::Transfer(it) if matches!(it.about, About::Installed { .. }));
+            let done = |parcel: &Parcel| {
+                let Parcel::Transfer(it) = parcel else {
+                    return false;
+                };
+                matches!(it.about, About::Installed { .. })
+            };
             if self.deaf && parcels.iter().any(|(_, parcel)| done(parcel)) {
                 self.unheard += 1;
                 continue;
