@@ -19,8 +19,6 @@ pub(crate) const PROFILE: &str = "ci";
 
 const CHECK_SEEDS: u64 = 20;
 const CI_SEEDS: u64 = 200;
-/// Some of the later ones still fail, see CONTRIBUTING.md.
-const CI_CLUSTER_SEEDS: u64 = 20;
 /// How long each fuzz target runs.
 const FUZZ_MILLIS: u64 = 30_000;
 
@@ -98,7 +96,7 @@ pub(crate) fn ci() -> Result<()> {
         });
         steps.push(Step {
             name: "simulator of clusters",
-            call: sim::cluster_seeds(&workspace, PROFILE, CI_CLUSTER_SEEDS),
+            call: sim::cluster_seeds(&workspace, PROFILE, CI_SEEDS),
         });
     }
     let doc = Call::cargo("doc").args(["--profile", PROFILE, "--workspace", "--no-deps"]);
