@@ -129,6 +129,12 @@ impl Group {
 
     pub(super) fn tick(&mut self, now: Instant) {
         self.set_now(now);
+        if !self.members().votes(self.id()) {
+            // Elected after its vote was to go: else it would lead for as long as it can, and who
+            // lays shards out waits for a leader among the voters. Not as soon as it has no vote:
+            // who is still to apply that does not take a lead.
+            self.give_away();
+        }
         if self.disk_hangs && !self.members().is_decided_by(self.id()) {
             self.give_away();
             // What it would vote and promise could not be told.
@@ -187,9 +193,11 @@ impl Group {
 
     /// A lead that was to be handed over and was not taken: the one who was told to take it may
     /// still do so in this term, whatever lease others believe in. So the lead is taken anew, in
-    /// the next term.
+    /// the next term: by this replica if it has a vote.
     fn check_transfer(&mut self) {
-        let alone = self.members().is_decided_by(self.id());
+        let members = self.members();
+        let alone = members.is_decided_by(self.id());
+        let votes = members.votes(self.id());
         let raft = &mut self.node.raft;
         // A sole voter is elected at once, and that needs all of its log on disk.
         if alone && raft.raft_log.persisted < raft.raft_log.last_index() {
@@ -200,7 +208,7 @@ impl Group {
         if leads && given_up && raft.lead_transferee.is_none() {
             let (term, hangs) = (raft.term, self.disk_hangs);
             raft.become_follower(term, raft::INVALID_ID);
-            if !hangs {
+            if votes && !hangs {
                 raft.campaign(FORCED);
             }
         }

@@ -134,8 +134,11 @@ fn settle(
             while let Some(ready) = replica.ready() {
                 replica.on_persisted(ready.number);
                 messages.extend(ready.messages);
-                if let Some(last) = ready.committed.last() {
-                    replica.applied(last.index);
+                for entry in &ready.committed {
+                    if entry.kind != EntryKind::Normal {
+                        replica.change_members(entry).expect("taken");
+                    }
+                    replica.applied(entry.index);
                 }
                 applied.entry(*id).or_default().extend(ready.committed);
             }
@@ -308,4 +311,37 @@ fn a_snapshot_that_nobody_takes_is_not_offered_for_ever() {
     // It may have a later one by now, from somebody else: so it is asked for one anew.
     assert_eq!(pass(&mut leader, 4 * ELECTION_TICKS), 1);
     assert_eq!(leader.take_snapshot_wants(), [ReplicaId(2)]);
+}
+
+#[test]
+fn a_leader_that_has_lost_its_vote_gives_its_lead_away() {
+    let ids = [1, 2, 3];
+    let started = ids.map(|id| {
+        let replica = Consensus::new(start(id, &ids)).expect("valid");
+        (ReplicaId(id), replica)
+    });
+    let mut replicas = BTreeMap::from(started);
+    let (mut applied, mut now) = (BTreeMap::new(), Instant(0));
+    let mut pass = |replicas: &mut BTreeMap<ReplicaId, Consensus>, ticks: u32| {
+        for _ in 0..ticks {
+            now = now.plus_millis(TICK_MILLIS);
+            replicas.values_mut().for_each(|it| it.tick(now));
+            settle(replicas, &mut applied, now);
+        }
+        let leads = replicas.iter().filter(|(_, it)| it.leads().is_some());
+        leads.map(|(id, _)| *id).collect::<Vec<_>>()
+    };
+    let before = pass(&mut replicas, 60);
+    let [leader] = before[..] else {
+        panic!("{before:?} lead");
+    };
+    let change = MemberChange::Learner(leader);
+    let replica = replicas.get_mut(&leader).expect("a member");
+    replica.propose_members(&[change]).expect("leads");
+    // It tells the heir to take the lead: nobody waits for a leader that is missed.
+    let after = pass(&mut replicas, 2);
+    assert_eq!(after.len(), 1);
+    assert_ne!(after, before);
+    let members = replicas[&leader].members();
+    assert!(members.votes(after[0]) && !members.votes(leader));
 }

@@ -35,7 +35,8 @@ pub fn next(wanted: &Replicas, status: &ShardStatus, reachable: &BTreeSet<NodeId
     if !leads || between || wanted.voters.is_empty() {
         return None;
     }
-    let is_there = |id: &ReplicaId| reachable.contains(&id.node());
+    // A leader that was just made a learner may be wanted as a voter again.
+    let is_there = |id: &ReplicaId| *id == me || reachable.contains(&id.node());
     let new = wanted.all().find(|id| !has(status, *id) && is_there(id));
     if let Some(new) = new {
         return Some(Step::Change(vec![MemberChange::Learner(new)]));
@@ -68,7 +69,7 @@ pub fn next(wanted: &Replicas, status: &ShardStatus, reachable: &BTreeSet<NodeId
     let mut changes: Vec<_> = ready.into_iter().map(MemberChange::Voter).collect();
     changes.extend(going);
     if !changes.is_empty() {
-        let decides = decides_after(&changes, status, |id| *id == me || is_there(id));
+        let decides = decides_after(&changes, status, is_there);
         return decides.then_some(Step::Change(changes));
     }
     let heir = |id: &&ReplicaId| **id != me && is_there(id) && has_all(status, **id);

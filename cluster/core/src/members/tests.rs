@@ -252,6 +252,8 @@ fn a_shard_goes_step_by_step_to_where_it_should_be() {
     let without_me = row(&[2, 3], &[]);
     let before = status(&[1, 2, 3], &[], &[(2, 7), (3, 1000)]);
     assert_eq!(next(&without_me, &before), Some(Step::Transfer(id(3))));
+    let learns = status(&[2, 3], &[1], &[(1, 1000), (2, 1000), (3, 1000)]);
+    assert_eq!(next(&three, &learns), change(&[Voter(id(1))]), "it leads");
     let demoted = row(&[1], &[2]);
     let before = status(&[1, 2], &[], &[(2, 1000)]);
     assert_eq!(next(&demoted, &before), change(&[Learner(id(2))]));
