@@ -86,6 +86,11 @@ fn shard(id: ShardId, row: &Replicas, known: &Known, is_bad: impl Fn(ReplicaId) 
     });
     let replicas = replicas.collect();
     let settled = steps::is_settled(row, status);
+    // Nobody waits for a learner that is a member: nothing more is asked of it.
+    let waits_for = |id: &ReplicaId| {
+        row.voters.contains(id) || status.members.all().all(|member| member != *id)
+    };
+    let waits = row.all().filter(waits_for).any(is_bad);
     Shard {
         id,
         members: status.members.clone(),
@@ -94,6 +99,6 @@ fn shard(id: ShardId, row: &Replicas, known: &Known, is_bad: impl Fn(ReplicaId) 
         leader: status.leader.map(|(_, node)| node),
         committed: status.committed,
         weight,
-        is_busy: !settled && !row.all().any(is_bad),
+        is_busy: !settled && !waits,
     }
 }

@@ -3,3 +3,4 @@
 mod properties;
 mod scenarios;
 mod toy;
+mod view;
