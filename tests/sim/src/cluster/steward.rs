@@ -90,7 +90,8 @@ impl Look {
         let wanted = wanted.map(|change| (change.shard, change.wanted));
         match directory.assign(&wanted.collect(), ASSIGNED_MAX) {
             Some(transaction) => Next::Propose(transaction),
-            None if layout.waiting > 0 => Next::Wait,
+            // What cannot be seen to yet is not where it should be.
+            None if layout.waiting > 0 || !layout.held.is_empty() => Next::Wait,
             None => Next::Nothing,
         }
     }
