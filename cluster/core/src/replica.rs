@@ -261,7 +261,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let ready = self.consensus.ready();
         if ready.as_ref().is_some_and(|ready| ready.restored) {
             self.appended.clear();
-            self.installed = None;
+            // A later state may have been installed since the snapshot was told of.
+            if self.consensus.members_at() >= self.state.applied().0 {
+                self.installed = None;
+            }
         }
         ready
     }
@@ -313,12 +316,11 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             "applied in the order of the log"
         );
         assert_eq!(appended.term, entry.term, "applied as it was appended");
-        let installed = self.state.applied().0;
+        let (installed, _) = self.state.applied();
         if entry.index <= installed {
-            // It is in the state that was installed, of which consensus has not heard: it follows
-            // the log.
-            self.change_members(entry)?;
-            self.consensus.applied(entry.index);
+            // It is in the state that was installed. Whom it makes a member consensus has yet to
+            // hear: it had the log instead of the snapshot.
+            self.pass(entry)?;
             if entry.index == installed {
                 self.installed = None;
             }
@@ -329,10 +331,16 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         })?;
         self.agreed = entry.index;
         self.unrecorded_bytes += entry.data.len() as u64;
+        self.pass(entry)?;
+        Ok(self.after(applied, entry, turn))
+    }
+
+    /// Consensus is past an entry.
+    fn pass(&mut self, entry: &Entry) -> Result<(), Malformed> {
         // Before it counts as applied: that is when the library leaves a joint set of members.
         self.change_members(entry)?;
         self.consensus.applied(entry.index);
-        Ok(self.after(applied, entry, turn))
+        Ok(())
     }
 
     fn change_members(&mut self, entry: &Entry) -> Result<(), Malformed> {

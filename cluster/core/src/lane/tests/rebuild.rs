@@ -6,7 +6,7 @@ use super::double::{Ask, Double, put};
 use crate::consensus::MemberChange;
 use crate::ids::{Life, NodeId, Now, ReplicaId, ShardId, Time};
 use crate::inbox::{Input, Outputs};
-use crate::lane::{Lane, Options, ShardStatus};
+use crate::lane::{Lane, Options, ShardStatus, queue_at};
 use crate::link::{self, About, Parcel};
 use crate::log::sim::SimDisk;
 
@@ -29,6 +29,8 @@ struct Pair {
     /// What the joiner says of an install that is done is lost; how often it said so.
     deaf: bool,
     unheard: u32,
+    /// Nothing that the founder says arrives.
+    mute: bool,
 }
 
 impl Pair {
@@ -49,6 +51,7 @@ impl Pair {
             },
             deaf: false,
             unheard: 0,
+            mute: false,
         };
         pair.start(0);
         pair.start(1);
@@ -125,6 +128,9 @@ impl Pair {
             };
             if self.deaf && parcels.iter().any(|(_, parcel)| done(parcel)) {
                 self.unheard += 1;
+                continue;
+            }
+            if self.mute && at == 0 {
                 continue;
             }
             let input = Input::Received { from, envelope };
@@ -229,4 +235,43 @@ fn a_joiner_that_ends_before_it_says_what_it_has_goes_on_from_there() {
     pair.link(propose, 0);
     pair.pass(1_000);
     assert_eq!(pair.values(1), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_joiner_that_was_installed_and_then_gets_the_log_knows_the_members() {
+    let (mut pair, shard) = (Pair::new(), SHARD);
+    pair.join();
+    pair.pass(2_000);
+    let third = ReplicaId::new(NodeId(3), 10);
+    let change = |change| Input::ChangeMembers {
+        shard,
+        changes: vec![change],
+    };
+    pair.mute = true;
+    pair.link(change(MemberChange::Learner(third)), 0);
+    pair.pass(40);
+    let head = pair.lane(0).head(SHARD).expect("hosted");
+    assert!(head.members.learners.contains(&third));
+    assert!(head.applied.0 > pair.status(1).applied.0);
+
+    // Somebody else who led for a moment gave the joiner its state.
+    let now = pair.now;
+    let lane = pair.nodes[1].lane.as_mut().expect("started");
+    let at = queue_at(SHARD, &lane.options).expect("a queue shard");
+    let replica = &mut lane.queues[at];
+    let (mut state, members) = (replica.blank_state(), head.members.clone());
+    state.restore(head);
+    let mut before = replica.install(state, members, now, &mut Vec::new());
+    std::mem::swap(replica.machine_mut(), before.machine_mut());
+    pair.mute = false;
+    pair.pass(2_000);
+    assert_eq!(pair.status(1).applied, pair.status(0).applied);
+    assert_eq!(pair.status(1).members, pair.status(0).members);
+
+    // Nor does its next checkpoint say what was so when it was installed.
+    pair.link(change(MemberChange::Remove(third)), 0);
+    pair.pass(2_000);
+    let members = |at| pair.lane(at).head(SHARD).expect("hosted").members;
+    assert_eq!(members(1), members(0));
+    assert_eq!(pair.values(1), [1, 2, 3]);
 }
