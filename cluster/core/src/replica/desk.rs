@@ -101,6 +101,16 @@ impl Guests {
         self.marks.push_back(all.collect());
     }
 
+    /// A node begins to count its inputs anew: what was marked with its numbers of before is not
+    /// about these.
+    fn begin(&mut self, node: NodeId, guest: Guest) {
+        for mark in &mut self.marks {
+            mark.retain(|(other, _)| *other != node);
+        }
+        self.nodes.insert(node, guest);
+        self.ruled_out.remove(&node);
+    }
+
     /// The next entry of the leader's own is in the log.
     pub(super) fn applied(&mut self, me: NodeId) {
         for (node, seq) in self.marks.pop_front().unwrap_or_default() {
@@ -316,8 +326,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 stalled: VecDeque::new(),
                 work: Work::default(),
             };
-            self.guests.nodes.insert(from, guest);
-            self.guests.ruled_out.remove(&from);
+            self.guests.begin(from, guest);
         }
         let Some(guest) = self.guests.nodes.get_mut(&from) else {
             return false;
@@ -647,5 +656,44 @@ fn joined(bytes: &[Bytes]) -> Bytes {
     match bytes {
         [one] => one.clone(),
         many => many.concat().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+
+    fn guest() -> Guest {
+        Guest {
+            life: Life(1),
+            sender: Sender::default(),
+            receiver: Receiver::default(),
+            stalled: VecDeque::new(),
+            work: Work::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_pays_for_nothing_that_a_node_counts_anew() {
+        let mut guests = Guests::default();
+        let handled = |guests: &mut Guests, seq| {
+            guests.work(OTHER, ME).expect("is there").handled = Seq(seq);
+            guests.flushed(false);
+        };
+        guests.begin(OTHER, guest());
+        handled(&mut guests, 144);
+        guests.sealed(ME);
+        // It was ruled out meanwhile, and makes its claim again.
+        guests.begin(OTHER, guest());
+        handled(&mut guests, 2);
+        guests.sealed(ME);
+        let paid = |guests: &mut Guests| guests.work(OTHER, ME).expect("is there").paid;
+        guests.applied(ME);
+        assert_eq!(paid(&mut guests), Seq(0));
+        guests.applied(ME);
+        assert_eq!(paid(&mut guests), Seq(2));
     }
 }
