@@ -99,7 +99,8 @@ impl<'a> Facts<'a> {
             rows.chain(shard.members.all())
         }) {
             if let Some(node) = nodes.get_mut(&id.node()) {
-                node.lingers = node.is_removed && node.is_alive;
+                // Also while it is away: else it would not hear that it is to go.
+                node.lingers = node.is_removed && !node.is_gone;
             }
         }
         let nodes: Vec<_> = nodes.into_values().collect();
