@@ -406,6 +406,23 @@ fn a_node_that_leaves_keeps_the_definitions_to_the_last() {
 }
 
 #[test]
+fn a_node_that_leaves_keeps_the_definitions_while_it_is_away_for_a_moment() {
+    let mut toy = cluster(4);
+    toy.set(NodeId(1), NodeState::Leaving);
+    toy.kill(NodeId(1));
+    for _ in 0..50 {
+        toy.turn();
+        let has = |shard: &Shard| shard.members.on(NodeId(1)).is_some();
+        let (definitions, queues) = toy.cluster.shards.split_at(1);
+        assert!(has(&definitions[0]) || !queues.iter().any(has));
+    }
+    toy.revive(NodeId(1));
+    toy.settle();
+    toy.check_rest();
+    assert_eq!(toy.cluster.nodes.len(), 3);
+}
+
+#[test]
 fn a_node_that_a_shard_waits_for_and_that_is_gone_is_given_up() {
     let mut toy = cluster(4);
     toy.set(NodeId(1), NodeState::Leaving);
