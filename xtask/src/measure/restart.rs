@@ -15,9 +15,11 @@ use crate::arguments::Arguments;
 use crate::run::Call;
 
 const QUEUES: &str = "10000";
-/// The node that is restarted.
+/// The node that is restarted, as `warren dev` counts.
 const NODE: usize = 2;
 const LIMIT: Duration = Duration::from_secs(60);
+/// Between two restarts.
+const REST: Duration = Duration::from_secs(12);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Restarts the node in each of `--rounds`.
@@ -43,6 +45,8 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         .get(NODE - 1)
         .context("there are three nodes")?;
     for round in 1..=rounds {
+        // A lead that was just given back is not offered again at once.
+        thread::sleep(REST);
         let leads = leads(&binary, &cluster)?;
         println!("\n# round {round} of {rounds}: node {NODE} leads {leads} shards");
         let began = Instant::now();
@@ -72,23 +76,20 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     Ok(())
 }
 
-/// How many shards the node leads.
-fn leads(binary: &Path, cluster: &Broker) -> Result<usize> {
+/// How many shards the node leads, as another one says.
+fn leads(binary: &Path, cluster: &Broker) -> Result<u64> {
     let folder = cluster.node_folder(1);
     let said = Call::new(binary)
-        .args([
-            "shard",
-            "list",
-            "--json",
-            "--data-dir",
-            &folder.to_string_lossy(),
-        ])
+        .args(["cluster", "status", "--json", "--data-dir"])
+        .arg(folder.to_string_lossy())
         .quiet()
         .output()?;
-    let shards: Value = serde_json::from_str(&said).context("the list of shards")?;
-    let shards = shards.as_array().context("a list of shards")?;
-    let led = |it: &&Value| it.get("leader").and_then(Value::as_u64) == Some(NODE as u64);
-    Ok(shards.iter().filter(led).count())
+    let status: Value = serde_json::from_str(&said).context("the status")?;
+    let name = format!("warren{NODE}@localhost");
+    let nodes = status.get("nodes").and_then(Value::as_array);
+    let node = nodes.and_then(|nodes| nodes.iter().find(|it| it["name"] == *name));
+    let leads = node.and_then(|node| node.get("leaders")?.as_u64());
+    leads.with_context(|| format!("no leads of {name} in {status}"))
 }
 
 /// Starts the node again; its process.
