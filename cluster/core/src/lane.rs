@@ -10,6 +10,21 @@
 //! - a ticket is answered exactly once while the lane lives;
 //! - an idle lane has no deadline.
 
+/// Calls a method on the replica of a shard, whatever its machine.
+macro_rules! with_replica {
+    ($lane:expr, $shard:expr, $replica:ident => $call:expr) => {
+        if let Some(at) = rows_at($shard) {
+            let $replica = &mut $lane.rows[at];
+            Some($call)
+        } else if let Some(at) = queue_at($shard, &$lane.options) {
+            let $replica = &mut $lane.queues[at];
+            Some($call)
+        } else {
+            None
+        }
+    };
+}
+
 mod background;
 mod health;
 mod hosts;

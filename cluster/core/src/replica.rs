@@ -338,21 +338,17 @@ impl<M: Machine, T: Copy> Replica<M, T> {
     /// Consensus is past an entry.
     fn pass(&mut self, entry: &Entry) -> Result<(), Malformed> {
         // Before it counts as applied: that is when the library leaves a joint set of members.
-        self.change_members(entry)?;
+        if entry.kind != EntryKind::Normal {
+            self.consensus
+                .change_members(entry)
+                .map_err(|_| Malformed {
+                    what: "change of members",
+                    at: 0,
+                    cause: "consensus does not take it",
+                })?;
+        }
         self.consensus.applied(entry.index);
         Ok(())
-    }
-
-    fn change_members(&mut self, entry: &Entry) -> Result<(), Malformed> {
-        if entry.kind == EntryKind::Normal {
-            return Ok(());
-        }
-        let changed = self.consensus.change_members(entry);
-        changed.map(drop).map_err(|_| Malformed {
-            what: "change of members",
-            at: 0,
-            cause: "consensus does not take it",
-        })
     }
 
     fn after(

@@ -129,7 +129,8 @@ impl Group {
 
     pub(super) fn tick(&mut self, now: Instant) {
         self.set_now(now);
-        if !self.members().votes(self.id()) {
+        let leads = self.node.raft.state == StateRole::Leader;
+        if leads && !self.members().votes(self.id()) {
             // Elected after its vote was to go: else it would lead for as long as it can, and who
             // lays shards out waits for a leader among the voters. Not as soon as it has no vote:
             // who is still to apply that does not take a lead.
@@ -195,22 +196,22 @@ impl Group {
     /// still do so in this term, whatever lease others believe in. So the lead is taken anew, in
     /// the next term: by this replica if it has a vote.
     fn check_transfer(&mut self) {
+        let raft = &self.node.raft;
+        let leads = raft.state == StateRole::Leader;
+        let given_up = self.lease_given_up == Some(raft.term);
+        if !leads || !given_up || raft.lead_transferee.is_some() {
+            return;
+        }
         let members = self.members();
         let alone = members.is_decided_by(self.id());
-        let votes = members.votes(self.id());
-        let raft = &mut self.node.raft;
         // A sole voter is elected at once, and that needs all of its log on disk.
         if alone && raft.raft_log.persisted < raft.raft_log.last_index() {
             return;
         }
-        let leads = raft.state == StateRole::Leader;
-        let given_up = self.lease_given_up == Some(raft.term);
-        if leads && given_up && raft.lead_transferee.is_none() {
-            let (term, hangs) = (raft.term, self.disk_hangs);
-            raft.become_follower(term, raft::INVALID_ID);
-            if votes && !hangs {
-                raft.campaign(FORCED);
-            }
+        let campaigns = members.votes(self.id()) && !self.disk_hangs;
+        self.step_down();
+        if campaigns {
+            self.node.raft.campaign(FORCED);
         }
     }
 

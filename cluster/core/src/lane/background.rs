@@ -170,26 +170,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// What the start found in a shard's log and did not know to be agreed on is applied, or gone:
     /// a checkpoint before that would keep the log that it is to free.
     fn close_open(&mut self) {
-        for (shard, found) in std::mem::take(&mut self.open) {
-            let (applied, last) = if let Some(at) = rows_at(shard) {
-                (
-                    self.rows[at].applied().0,
-                    self.rows[at].consensus().last().0,
-                )
-            } else if let Some(at) = queue_at(shard, &self.options) {
-                (
-                    self.queues[at].applied().0,
-                    self.queues[at].consensus().last().0,
-                )
-            } else {
-                continue;
-            };
-            if applied >= found.min(last) {
-                self.store.log.release_checkpoint(shard);
-            } else {
-                self.open.insert(shard, found);
+        self.open.retain(|shard, found| {
+            let open = with_replica!(self, *shard, it => {
+                it.applied().0 < (*found).min(it.consensus().last().0)
+            });
+            if open != Some(true) {
+                self.store.log.release_checkpoint(*shard);
             }
-        }
+            open == Some(true)
+        });
     }
 
     /// When all is answered and on disk: the checkpoints that shorten the next start, one by

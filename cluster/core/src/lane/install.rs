@@ -407,11 +407,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     fn take_offer(&mut self, offer: &Offered) {
         let shard = offer.shard;
-        let (id, applied, members) = if let Some(at) = rows_at(shard) {
-            self.rows[at].standing()
-        } else if let Some(at) = queue_at(shard, &self.options) {
-            self.queues[at].standing()
-        } else {
+        let standing = with_replica!(self, shard, it => it.standing());
+        let Some((id, applied, members)) = standing else {
             return;
         };
         if id != offer.replica || id == ReplicaId(0) {
@@ -572,16 +569,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             (it.from, it.replica)
         });
         self.installing = None;
-        let (_, applied, members) = if let Some(at) = rows_at(shard) {
-            self.rows[at].installed_is_saved();
-            self.rows[at].standing()
-        } else if let Some(at) = queue_at(shard, &self.options) {
-            self.queues[at].installed_is_saved();
-            self.queues[at].standing()
-        } else {
-            return;
-        };
-        self.tell_installed(shard, from, replica, applied, members);
+        let standing = with_replica!(self, shard, it => {
+            it.installed_is_saved();
+            it.standing()
+        });
+        if let Some((_, applied, members)) = standing {
+            self.tell_installed(shard, from, replica, applied, members);
+        }
     }
 
     /// The replica stays what it was; the sender will offer again.

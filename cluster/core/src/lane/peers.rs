@@ -44,21 +44,6 @@ pub struct ShardStatus {
     pub matched: Vec<(ReplicaId, Index)>,
 }
 
-/// Calls a method on the replica of a shard, whatever its machine.
-macro_rules! with_replica {
-    ($lane:expr, $shard:expr, $replica:ident => $call:expr) => {
-        if let Some(at) = rows_at($shard) {
-            let $replica = &mut $lane.rows[at];
-            Some($call)
-        } else if let Some(at) = queue_at($shard, &$lane.options) {
-            let $replica = &mut $lane.queues[at];
-            Some($call)
-        } else {
-            None
-        }
-    };
-}
-
 impl<M: Machine, T: Copy> Lane<M, T> {
     /// Takes an envelope of another node.
     pub(super) fn receive(

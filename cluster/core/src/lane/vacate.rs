@@ -44,11 +44,8 @@ impl Vacating {
 
 impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn vacate(&mut self, shard: ShardId, replica: ReplicaId) {
-        let here = match rows_at(shard) {
-            Some(at) => self.rows[at].id(),
-            None => queue_at(shard, &self.options).map_or(ReplicaId(0), |at| self.queues[at].id()),
-        };
-        if here == replica && replica != ReplicaId(0) && !shard.is_unlogged() {
+        let here = with_replica!(self, shard, it => it.id());
+        if here == Some(replica) && replica != ReplicaId(0) && !shard.is_unlogged() {
             self.vacating.entry(shard).or_insert(Vacating {
                 replica,
                 held: None,
@@ -82,13 +79,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
         let busy = self.sending.contains_key(&shard) || self.store.awaits(shard);
         let log = &mut self.store.log;
-        let held = if let Some(at) = rows_at(shard) {
-            take_out(&mut self.rows[at], busy, log)
-        } else if let Some(at) = queue_at(shard, &self.options) {
-            take_out(&mut self.queues[at], busy, log)
-        } else {
-            None
-        };
+        let held = with_replica!(self, shard, it => take_out(it, busy, log)).flatten();
         if let (Some(held), Some(vacating)) = (held, self.vacating.get_mut(&shard)) {
             vacating.held = Some(held);
             self.touched.insert(shard);
@@ -108,11 +99,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         };
         held.begun = true;
         let log = &mut self.store.log;
-        if let Some(at) = rows_at(shard) {
-            begin(&mut self.rows[at], replica, log);
-        } else if let Some(at) = queue_at(shard, &self.options) {
-            begin(&mut self.queues[at], replica, log);
-        }
+        with_replica!(self, shard, it => begin(it, replica, log));
     }
 
     /// A checkpoint of the shard is on disk, or failed.

@@ -187,7 +187,7 @@ pub struct Log {
     /// A file could not be made or written for want of space.
     full: bool,
     syncs: u64,
-    /// Shards whose checkpoints are being read for others.
+    /// Shards whose checkpoints are held, and how often.
     held: BTreeMap<ShardId, u32>,
     checkpoint_reads: VecDeque<transfer::Wanted>,
 }

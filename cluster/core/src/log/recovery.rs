@@ -357,14 +357,12 @@ impl Recovery {
     fn take_entry(&mut self, at: At, head: &Head, payload: Bytes) -> Result<Read, Error> {
         let (shard, index, term) = (head.shard, Index(head.index), Term(head.term));
         let position = Position::new(at.segment.number(), at.offset);
-        let covered = self.checkpoints.get(&shard).map(|found| found.header);
-        if covered.is_some_and(|it| index <= it.index || position < it.floor) {
-            return Ok(Read::Nothing);
-        }
-        // What replaced it may be gone with its segment: it must not come back, for this replica
-        // would take it for the end of its log, and vote for others that have no more.
+        // What was replaced must not come back, though what did so may be gone with its segment:
+        // this replica would take it for the end of its log, and vote for others that have no more.
         let cover = self.log.checkpoints.covers.get(&shard);
-        if cover.is_some_and(|it| it.replaced(index, term)) {
+        let floor = self.log.floors.get(&shard);
+        if cover.is_some_and(|it| it.covers(index, term)) || floor.is_some_and(|it| position < *it)
+        {
             return Ok(Read::Nothing);
         }
         let last = self.last.entry(shard).or_default();

@@ -5,7 +5,7 @@
 //! - `live_count` is the number of references into the segment that machines hold;
 //! - a segment is pinned by a shard whose durable checkpoint does not cover the shard's last
 //!   entry or hard state in it; what is behind the checkpoint and of an older term than it was
-//!   replaced ([`Cover::replaced`]), and pins nothing;
+//!   replaced ([`Cover::covers`]), and pins nothing;
 //! - references into segments that are gone are counted apart: after a restart a checkpoint may
 //!   name segments whose live bodies were copied, or consumed by entries still to be replayed.
 
@@ -26,14 +26,10 @@ pub(super) struct Cover {
 }
 
 impl Cover {
-    /// Whether the entry was replaced, and what replaced it is in the checkpoint: terms never fall
-    /// along a log, so one that follows the checkpoint's entry is not of an older term.
-    pub(super) fn replaced(&self, index: Index, term: Term) -> bool {
-        index > self.index && term < self.term
-    }
-
-    fn covers(&self, index: Index, term: Term) -> bool {
-        index <= self.index || self.replaced(index, term)
+    /// Whether the entry is in the checkpoint, or what replaced it is: terms never fall along a
+    /// log, so one that follows the checkpoint's entry is not of an older term.
+    pub(super) fn covers(&self, index: Index, term: Term) -> bool {
+        index <= self.index || term < self.term
     }
 }
 
