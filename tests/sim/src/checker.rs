@@ -177,7 +177,7 @@ impl Checker {
             self.violate("no-ghosts", format!("{key:?} was nacked to its publisher"));
         }
         // What a leader sent to a node that it then ruled out may come late.
-        let late = self.doubtful.contains(&self.node);
+        let late = self.is_doubtful();
         if ack_certain && !late {
             self.violate(
                 "no-ghosts",

@@ -32,14 +32,27 @@ pub(crate) struct Broker {
     pub(crate) uri: String,
     /// The processes that do the work, a node each: whose CPU time and memory count.
     pub(crate) pids: Vec<u32>,
-    /// The processes that are to be ended.
-    children: Vec<Child>,
+    /// The processes that are to be ended, and the folders where what they say goes.
+    children: Vec<(Child, PathBuf)>,
     /// The port of Erlang's name service that was started along.
     epmd_port: Option<u16>,
     folder: PathBuf,
 }
 
 impl Broker {
+    /// One of which nothing runs yet.
+    fn new(name: &'static str, version: String, folder: &Path) -> Self {
+        Self {
+            name,
+            version,
+            uri: String::new(),
+            pids: Vec::new(),
+            children: Vec::new(),
+            epmd_port: None,
+            folder: folder.to_owned(),
+        }
+    }
+
     /// Starts the `warren` at `binary`, with `flags` on top.
     ///
     /// # Errors
@@ -60,15 +73,9 @@ impl Broker {
             command.args([flag, "127.0.0.1:0"]);
         }
         let child = start(command.args(flags), &folder)?;
-        let mut broker = Self {
-            name: "warren",
-            version: version(binary)?,
-            uri: String::new(),
-            pids: vec![child.id()],
-            children: vec![child],
-            epmd_port: None,
-            folder,
-        };
+        let mut broker = Self::new("warren", version(binary)?, &folder);
+        broker.pids = vec![child.id()];
+        broker.children = vec![(child, folder)];
         let stdout = broker.folder.join("stdout");
         broker.wait_for("its `ready` line", |broker| {
             let said = fs::read_to_string(&stdout).unwrap_or_default();
@@ -83,7 +90,7 @@ impl Broker {
             let Some(address) = line.and_then(field) else {
                 return false;
             };
-            broker.uri = format!("amqp://guest:guest@{address}");
+            broker.uri = uri([address].into_iter());
             true
         })?;
         Ok(broker)
@@ -98,23 +105,13 @@ impl Broker {
         let mut command = Command::new(binary);
         command.args(["dev", "--nodes", "3", "--port-offset", DEV_OFFSET, "--keep"]);
         let child = start(command.arg(folder.join("data")), &folder)?;
-        let mut broker = Self {
-            name: "warren",
-            version: version(binary)?,
-            uri: String::new(),
-            pids: Vec::new(),
-            children: vec![child],
-            epmd_port: None,
-            folder,
-        };
+        let mut broker = Self::new("warren", version(binary)?, &folder);
+        broker.children = vec![(child, folder)];
         let stdout = broker.folder.join("stdout");
         broker.wait_for("its `ready` line", |broker| {
             let said = fs::read_to_string(&stdout).unwrap_or_default();
             let nodes: Vec<(u32, String)> = said.lines().filter_map(node_line).collect();
-            let uris = nodes
-                .iter()
-                .map(|(_, amqp)| format!("amqp://guest:guest@{amqp}"));
-            broker.uri = uris.collect::<Vec<_>>().join(",");
+            broker.uri = uri(nodes.iter().map(|(_, amqp)| amqp.clone()));
             broker.pids = nodes.iter().map(|(pid, _)| *pid).collect();
             said.lines().any(|line| line == "ready")
         })?;
@@ -156,28 +153,18 @@ impl Broker {
         let epmd_port = free_port()?;
         let query = ["-W", "-f=${Version}", "rabbitmq-server"];
         let version = Call::new("dpkg-query").args(query).quiet().output()?;
-        let mut broker = Self {
-            name: "rabbitmq",
-            version,
-            uri: String::new(),
-            pids: Vec::new(),
-            children: Vec::new(),
-            epmd_port: Some(epmd_port),
-            folder,
-        };
+        let mut broker = Self::new("rabbitmq", version, &folder);
+        broker.epmd_port = Some(epmd_port);
         let mut nodes = Vec::new();
         for at in 0..count {
             let port = free_port()?;
             let folder = broker.folder.join(at.to_string());
             fs::create_dir(&folder).context("cannot make a folder")?;
             let child = start_rabbitmq(&folder, (at, count), (port, epmd_port))?;
-            broker.children.push(child);
             nodes.push((folder.join("pid"), port));
+            broker.children.push((child, folder));
         }
-        let uris = nodes
-            .iter()
-            .map(|(_, port)| format!("amqp://guest:guest@127.0.0.1:{port}"));
-        broker.uri = uris.collect::<Vec<_>>().join(",");
+        broker.uri = uri(nodes.iter().map(|(_, port)| format!("127.0.0.1:{port}")));
         broker.wait_for("an answer over AMQP", |broker| {
             let pid = |file: &PathBuf| fs::read_to_string(file).ok()?.trim().parse().ok();
             broker.pids = nodes.iter().filter_map(|(file, _)| pid(file)).collect();
@@ -195,9 +182,9 @@ impl Broker {
         let began = Instant::now();
         while !ready(self) {
             let name = self.name;
-            for child in &mut self.children {
+            for (child, folder) in &mut self.children {
                 if let Some(status) = child.try_wait().context("cannot wait for the broker")? {
-                    let said = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
+                    let said = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
                     bail!("{name} ended ({status}) before {what}:\n{said}");
                 }
             }
@@ -217,11 +204,14 @@ impl Broker {
     }
 
     fn stop(&mut self) -> Result<()> {
-        let pids = self.children.iter().map(|child| child.id().to_string());
+        let pids = self
+            .children
+            .iter()
+            .map(|(child, _)| child.id().to_string());
         let signal = Call::new("kill").arg("-TERM").args(pids);
         signal.quiet().run()?;
         let began = Instant::now();
-        for child in &mut self.children {
+        for (child, _) in &mut self.children {
             while child
                 .try_wait()
                 .context("cannot wait for the broker")?
@@ -243,7 +233,7 @@ impl Drop for Broker {
         if let Err(error) = self.stop() {
             eprintln!("xtask: {error:#}; killing it");
             // It may be gone already; there is nothing left to try.
-            for child in &mut self.children {
+            for (child, _) in &mut self.children {
                 let _ = child.kill();
                 let _ = child.wait();
             }
@@ -272,6 +262,14 @@ pub(super) fn build_warren() -> Result<PathBuf> {
         .args(["--release", "--package", "warren"])
         .run()?;
     Ok(Workspace::load()?.binary("release", "warren"))
+}
+
+/// Where AMQP is spoken, of all these addresses.
+fn uri(addresses: impl Iterator<Item = String>) -> String {
+    let uris: Vec<_> = addresses
+        .map(|address| format!("amqp://guest:guest@{address}"))
+        .collect();
+    uris.join(",")
 }
 
 fn version(binary: &Path) -> Result<String> {

@@ -62,6 +62,14 @@ const fn bytes_each(name: &'static str, most: f64) -> Figure {
     }
 }
 
+const fn micros(name: &'static str, pointer: &'static str, most: f64) -> Figure {
+    Figure {
+        name,
+        pointer,
+        reach: Reach::AtMost(most),
+    }
+}
+
 /// Of one node; 1 KiB unless said otherwise.
 pub(super) const LOADS: &[Load] = &[
     Load {
@@ -127,16 +135,8 @@ pub(super) const LOADS: &[Load] = &[
                --prefetch 1000 --warmup 2 --time 10",
         rabbitmq: Some(""),
         figures: &[
-            Figure {
-                name: "end to end p50, µs",
-                pointer: "/latency_us/p50",
-                reach: Reach::AtMost(600.0),
-            },
-            Figure {
-                name: "end to end p99, µs",
-                pointer: "/latency_us/p99",
-                reach: Reach::AtMost(2500.0),
-            },
+            micros("end to end p50, µs", "/latency_us/p50", 600.0),
+            micros("end to end p99, µs", "/latency_us/p99", 2500.0),
         ],
     },
     Load {
@@ -197,16 +197,8 @@ pub(super) const CLUSTER_LOADS: &[Load] = &[
                --prefetch 1000 --warmup 2 --time 10",
         rabbitmq: Some("--queue-arg x-queue-type=quorum"),
         figures: &[
-            Figure {
-                name: "end to end p50, µs",
-                pointer: "/latency_us/p50",
-                reach: Reach::AtMost(1500.0),
-            },
-            Figure {
-                name: "end to end p99, µs",
-                pointer: "/latency_us/p99",
-                reach: Reach::AtMost(8000.0),
-            },
+            micros("end to end p50, µs", "/latency_us/p50", 1500.0),
+            micros("end to end p99, µs", "/latency_us/p99", 8000.0),
         ],
     },
     Load {

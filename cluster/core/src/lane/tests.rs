@@ -17,6 +17,30 @@ use double::{Ask, Double, Told, put};
 type Ins = VecDeque<Input<Ask, u32>>;
 type Outs = Outputs<Told, u32>;
 
+/// Steps a lane once, and gives its disk what it is to do. Whether the lane has more to do.
+fn step<T: Copy>(
+    lane: &mut Lane<Double, T>,
+    now: Now,
+    inputs: &mut VecDeque<Input<Ask, T>>,
+    outputs: &mut Outputs<Told, T>,
+    disk: &mut SimDisk,
+) -> bool {
+    let mut ops = Vec::new();
+    let more = lane.step(now, inputs, outputs, &mut ops);
+    ops.into_iter().for_each(|op| disk.submit(op));
+    more.expect("the disk does not fail")
+}
+
+/// Steps until nothing moves: `moves` steps all lanes.
+fn rest(mut moves: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if !moves() {
+            return;
+        }
+    }
+    panic!("lanes without work never rest");
+}
+
 /// A lane whose disk answers everything at once, if `answers`.
 struct Bench {
     lane: Lane<Double, u32>,

@@ -348,12 +348,13 @@ impl Cluster {
     /// What a client with names of its own asked of a node that is no more may happen late: its
     /// successor takes other names, and these are cleaned up in the end.
     fn forsake(&mut self, at: usize) {
-        if !matches!(self.places[at].kind, Kind::Churner { .. }) || self.heals {
+        let Kind::Churner { id } = self.places[at].kind else {
+            return;
+        };
+        if self.heals {
             return;
         }
-        if let Kind::Churner { id } = self.places[at].kind {
-            self.forsaken.insert(id);
-        }
+        self.forsaken.insert(id);
         self.next_id += 1;
         let id = self.next_id;
         self.places[at].closed = true;

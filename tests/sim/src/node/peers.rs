@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use warren_broker_core::dispatch::control::lives;
 use warren_broker_core::dispatch::work::Ticket;
+use warren_broker_core::topology::Queue;
 use warren_cluster_core::ids::{Index, Instant, NodeId, Place, Seq, ShardId, Term};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane::{Head, ShardStatus};
@@ -176,15 +178,19 @@ impl Node {
 
     /// The names of all replicated queues.
     pub(crate) fn replicated_names(&self) -> Vec<String> {
-        let all = self.topology.queues().filter(|it| !it.id().is_local());
-        all.map(|it| String::from_utf8_lossy(it.name.as_bytes()).into_owned())
+        self.replicated()
+            .map(|it| String::from_utf8_lossy(it.name.as_bytes()).into_owned())
             .collect()
+    }
+
+    fn replicated(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.topology.queues().filter(|it| !it.id().is_local())
     }
 
     /// How many replicated queues have a name that begins so.
     pub(crate) fn named_like(&self, prefix: &str) -> usize {
-        let all = self.topology.queues().filter(|it| !it.id().is_local());
-        all.filter(|it| it.name.starts_with(prefix.as_bytes()))
+        self.replicated()
+            .filter(|it| it.name.starts_with(prefix.as_bytes()))
             .count()
     }
 
@@ -204,10 +210,8 @@ impl Node {
 
     /// How many replicated queues it knows by name, and how many of its own.
     pub(crate) fn names(&self) -> (usize, usize) {
-        let all = self.topology.queues().count();
-        let local = self.topology.queues().filter(|it| it.id().is_local());
-        let local = local.count();
-        (all - local, local)
+        let replicated = self.replicated().count();
+        (replicated, self.topology.queues().count() - replicated)
     }
 
     /// Outcomes of batches that its copies of these shards remember.

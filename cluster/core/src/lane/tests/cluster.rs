@@ -211,10 +211,7 @@ impl Cluster {
             return false;
         };
         let mut outputs = Outputs::default();
-        let mut ops = Vec::new();
-        let stepped = lane.step(now, &mut node.inputs, &mut outputs, &mut ops);
-        let more = stepped.expect("the disk did not fail");
-        ops.into_iter().for_each(|op| node.disk.submit(op));
+        let more = super::step(lane, now, &mut node.inputs, &mut outputs, &mut node.disk);
         let from = node.id;
         assert!(outputs.foreign.is_empty(), "{:?}", outputs.foreign);
         for envelope in outputs.mail {

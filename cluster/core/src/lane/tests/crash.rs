@@ -250,12 +250,8 @@ impl World {
 
     fn step(&mut self) -> bool {
         let mut outputs = Outputs::default();
-        let mut ops = Vec::new();
-        let step = self
-            .lane
-            .step(self.now, &mut self.inputs, &mut outputs, &mut ops);
-        let more = step.expect("the disk did not fail");
-        ops.into_iter().for_each(|op| self.disk.submit(op));
+        let (inputs, disk) = (&mut self.inputs, &mut self.disk);
+        let more = super::step(&mut self.lane, self.now, inputs, &mut outputs, disk);
         for (ticket, outcome) in outputs.done {
             self.done(ticket, outcome);
         }

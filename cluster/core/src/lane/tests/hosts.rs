@@ -129,16 +129,13 @@ impl Net {
 
     /// Steps all until nothing moves.
     fn run(&mut self) {
-        for _ in 0..10_000 {
-            let mut rests = true;
+        super::rest(|| {
+            let mut moves = false;
             for at in 0..self.nodes.len() {
-                rests &= !self.step(at);
+                moves |= self.step(at);
             }
-            if rests {
-                return;
-            }
-        }
-        panic!("lanes without work never rest");
+            moves
+        });
     }
 
     fn step(&mut self, at: usize) -> bool {
@@ -147,10 +144,8 @@ impl Net {
             node.inputs.clear();
             return false;
         };
-        let mut ops = Vec::new();
-        let more = lane.step(now, &mut node.inputs, &mut node.outputs, &mut ops);
-        let more = more.expect("the disk does not fail");
-        ops.into_iter().for_each(|op| node.disk.submit(op));
+        let (inputs, outputs) = (&mut node.inputs, &mut node.outputs);
+        let more = super::step(lane, now, inputs, outputs, &mut node.disk);
         while let Some(completion) = node.disk.complete_one() {
             node.inputs.push_back(Input::Disk(completion));
         }

@@ -91,13 +91,7 @@ impl Pair {
 
     /// Steps both until nothing moves.
     fn run(&mut self) {
-        for _ in 0..10_000 {
-            let moved = [self.step(0), self.step(1)];
-            if moved == [false, false] {
-                return;
-            }
-        }
-        panic!("lanes without work never rest");
+        super::rest(|| [self.step(0), self.step(1)] != [false, false]);
     }
 
     fn step(&mut self, at: usize) -> bool {
@@ -106,10 +100,8 @@ impl Pair {
             node.inputs.clear();
             return false;
         };
-        let (mut outputs, mut ops) = (Outputs::default(), Vec::new());
-        let more = lane.step(now, &mut node.inputs, &mut outputs, &mut ops);
-        let mut more = more.expect("the disk does not fail");
-        ops.into_iter().for_each(|op| node.disk.submit(op));
+        let mut outputs = Outputs::default();
+        let mut more = super::step(lane, now, &mut node.inputs, &mut outputs, &mut node.disk);
         while node.answers
             && let Some(completion) = node.disk.complete_one()
         {
