@@ -149,7 +149,7 @@ impl Stand {
             let begun = Clock::now();
             self.step();
             spent += begun.elapsed();
-            if self.disk.waiting() == 0 && !self.node.wants_step {
+            if self.disk.waiting().is_empty() && !self.node.wants_step {
                 return spent;
             }
             while let Some(completion) = self.disk.complete_one() {

@@ -30,6 +30,8 @@ const BREAKS: &[(&str, bool)] = &[
     ("commit_without_sync", false),
     ("no_barrier", true),
     ("claims_without_promise", true),
+    ("stale_definitions", true),
+    ("wrong_clock", true),
 ];
 /// Tells this program that it stands in for the compiler, and what it breaks.
 const BREAK_VARIABLE: &str = "WARREN_BREAK";

@@ -167,8 +167,10 @@ impl Broker {
         tokio::time::Instant::now() + from_now
     }
 
-    pub(crate) fn env<'a>(&'a self, topology: &'a Arc<Topology>) -> Env<'a> {
+    /// What a session's turn may use; `fresh_until` was asked for before `topology`.
+    pub(crate) fn env<'a>(&'a self, topology: &'a Arc<Topology>, fresh_until: Instant) -> Env<'a> {
         Env {
+            fresh_until,
             topology,
             replies: self,
             shards: self.lane().shards(),
@@ -266,6 +268,11 @@ impl Broker {
         self.stats.readings().resident
     }
 
+    /// An event of this node.
+    pub(crate) fn tell_of_itself(&self, kind: &str, text: String) {
+        self.events.tell(kind, Some(self.lane().node()), None, text);
+    }
+
     /// Measures, raises and clears alarms, tells the sessions when something changed.
     pub(crate) fn check_alarms(&self) {
         let readings = match crate::alarms::measure(&self.config.data_dir) {
@@ -297,8 +304,7 @@ impl Broker {
                 Some(reason) => format!("resource alarm: {reason}"),
                 None => "no resource alarm is in effect any more".to_owned(),
             };
-            self.events
-                .tell("alarm", Some(self.lane().node()), None, text);
+            self.tell_of_itself("alarm", text);
             self.stats.set_alarms(after);
             let memory = after.memory;
             self.lane().submit(&mut vec![Input::Scarce { memory }]);

@@ -97,8 +97,9 @@ impl Connection {
         step: impl FnOnce(&mut Session, Instant, &Env<'_>, &mut Work) -> R,
     ) -> R {
         let now = self.broker.now();
+        let fresh_until = self.broker.lane().fresh_until();
         let topology = self.broker.topology();
-        let env = self.broker.env(&topology);
+        let env = self.broker.env(&topology, fresh_until);
         step(&mut self.session, now, &env, &mut self.work)
     }
 

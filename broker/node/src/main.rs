@@ -22,6 +22,7 @@ mod node;
 mod proto;
 mod sessions;
 mod slot;
+mod standing;
 mod stats;
 mod telemetry;
 

@@ -19,6 +19,7 @@ use crate::backup::Backups;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
+use crate::standing::Standing;
 use crate::{admin, alarms, backup, cluster, definitions, events, http, listener, lives};
 
 /// How often memory and disk are measured.
@@ -194,9 +195,11 @@ fn serve(broker: &Arc<Broker>, backups: Arc<Backups>, listeners: Listeners, limi
 async fn watch_alarms(broker: Arc<Broker>) {
     let mut period = tokio::time::interval(ALARM_PERIOD);
     let mut trimmed = Instant::now();
+    let mut standing = Standing::default();
     loop {
         period.tick().await;
         broker.check_alarms();
+        standing.look(&broker);
         let due = trimmed.elapsed() >= TRIM_PERIOD || broker.alarms().memory;
         if due && alarms::is_wasteful(broker.resident()) {
             trimmed = Instant::now();

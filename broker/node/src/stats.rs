@@ -88,6 +88,11 @@ impl Stats {
         gauge!("warren_bodies_young_bytes").set(status.young_bytes as f64);
         gauge!("warren_bodies_unlogged_bytes").set(status.memory_bytes as f64);
         counter!("warren_log_syncs_total").absolute(status.syncs);
+        let now = broker.now();
+        let stale = broker.lane().fresh_until() <= now;
+        gauge!("warren_definitions_stale").set(f64::from(u8::from(stale)));
+        let off = broker.lane().clock_off_millis().unwrap_or(0);
+        gauge!("warren_clock_off_milliseconds").set(off as f64);
         let leads = broker.lane().leads();
         gauge!("warren_shards").set(f64::from(broker.lane().shards() + 1));
         gauge!("warren_shards_led_replicas").set(f64::from(leads.replicas));

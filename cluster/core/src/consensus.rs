@@ -233,11 +233,11 @@ impl Consensus {
         }
     }
 
-    /// Whether this node's disk hangs: what it leads goes to a voter that takes it, else nobody
-    /// leads; and it does not stand for election meanwhile.
-    pub fn set_disk_hangs(&mut self, hangs: bool) {
+    /// Whether this node's disk hangs or its clock is wrong: what it leads goes to a voter that
+    /// takes it, else nobody leads; and it does not stand for election meanwhile.
+    pub fn set_unfit(&mut self, unfit: bool) {
         if let Some(group) = self.group_mut() {
-            group.set_disk_hangs(hangs);
+            group.set_unfit(unfit);
         }
     }
 

@@ -26,6 +26,8 @@ macro_rules! with_replica {
 }
 
 mod background;
+mod clock;
+mod fresh;
 mod health;
 mod hosts;
 mod install;
@@ -52,6 +54,8 @@ use crate::rows::{Committed, Rows, Transaction};
 pub use peers::ShardStatus;
 pub use recovery::founding;
 
+use clock::WallClock;
+use fresh::Fresh;
 use health::Room;
 use hosts::Hosts;
 use install::Installing;
@@ -157,6 +161,8 @@ pub struct Lane<M: Machine, T> {
     hosts: Hosts<M, T>,
     /// What nodes tell each other of rows.
     shared: Shared<T>,
+    fresh: Fresh,
+    clock: WallClock,
     /// Memory is scarce: other nodes' batches for the unlogged queues are refused.
     scarce: bool,
     /// Batches of other nodes about definitions that this one does not have yet, in their order.
@@ -173,7 +179,7 @@ pub struct Lane<M: Machine, T> {
     /// Replicas of this node that are given up.
     vacating: BTreeMap<ShardId, Vacating>,
     course: Course,
-    /// Whether the end is worth checkpoints: not after one has failed.
+    /// Whether the end is worth checkpoints: not after one has failed since it began.
     checkpoints_at_end: bool,
     /// Rows are told once, all of them, before anything else.
     told_rows: bool,
@@ -226,6 +232,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         outputs: &mut Outputs<M::Effect, T>,
         ops: &mut Vec<Op>,
     ) -> Result<bool, Error> {
+        let alone = self.rows[0].consensus().is_alone();
+        let now = self.clock.read(now, alone);
         self.store.known = self.rows[0].machine().version();
         self.tell_rows(outputs);
         self.tick(now, outputs);
@@ -240,6 +248,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let more = self.work_in_background(outputs);
         self.store.submit(now.mono, ops);
         self.take_events(now)?;
+        self.stay_fresh(now.mono);
         self.tell_peers(now, outputs);
         self.store.mail.take(&mut outputs.mail);
         Ok(more || !self.touched.is_empty())

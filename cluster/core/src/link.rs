@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::batch::Outcome;
 use crate::consensus::Message;
-use crate::ids::{Life, NodeId, OriginId, Seq, ShardId, Term};
+use crate::ids::{Instant, Life, NodeId, Now, OriginId, Seq, ShardId, Term, Time};
 use crate::machine::Malformed;
 use crate::parts::{Parts, detached};
 use crate::rows::Version;
@@ -41,6 +41,8 @@ const ROWS_GOT: u8 = 11;
 const KNOWN: u8 = 12;
 const POST: u8 = 13;
 const ROOM: u8 = 14;
+const ASK: u8 = 15;
+const FRESH: u8 = 16;
 
 /// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -91,8 +93,18 @@ pub enum Parcel {
         version: Version,
         again: bool,
     },
-    /// The sender acts on all definitions up to this version.
-    Known { version: Version },
+    /// The sender acts on all definitions up to this version, and what its clocks show.
+    Known { version: Version, shown: Now },
+    /// How fresh are the definitions up to `known`, which the sender acts on? The stamp comes
+    /// back.
+    Ask { stamp: u64, known: Version },
+    /// From the leader of the definitions: when it was asked, there were these. The other nodes
+    /// that asked of late, and what they acted on then.
+    Fresh {
+        stamp: u64,
+        version: Version,
+        nodes: Vec<(NodeId, Version)>,
+    },
     /// For those who use the lane of the receiver: at most once.
     Post { bytes: Bytes },
 }
@@ -163,6 +175,24 @@ impl Parcel {
                 life,
                 dealing,
             } => dealing.encode(*term, *life, &mut body),
+            Self::Rows(_)
+            | Self::RowsGot { .. }
+            | Self::Known { .. }
+            | Self::Ask { .. }
+            | Self::Fresh { .. }
+            | Self::Post { .. } => self.encode_shared(&mut body),
+        }
+        let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
+        out.open().put_u32_le(length);
+        for piece in body.take() {
+            out.attach(&piece);
+        }
+    }
+
+    /// What nodes say of rows, and to those who use the lane.
+    fn encode_shared(&self, body: &mut Parts) {
+        let head = body.open();
+        match self {
             Self::Rows(piece) => {
                 head.put_u64_le(piece.life.0);
                 head.put_u64_le(piece.stream);
@@ -180,13 +210,30 @@ impl Parcel {
                 head.put_u64_le(version.0);
                 head.put_u8(u8::from(*again));
             }
-            Self::Known { version } => head.put_u64_le(version.0),
+            Self::Known { version, shown } => {
+                head.put_u64_le(version.0);
+                head.put_u64_le(shown.mono.0);
+                head.put_u64_le(shown.wall.0);
+            }
+            Self::Ask { stamp, known } => {
+                head.put_u64_le(*stamp);
+                head.put_u64_le(known.0);
+            }
+            Self::Fresh {
+                stamp,
+                version,
+                nodes,
+            } => {
+                head.put_u64_le(*stamp);
+                head.put_u64_le(version.0);
+                for (node, version) in nodes {
+                    head.put_u64_le(node.0);
+                    head.put_u64_le(version.0);
+                }
+            }
             Self::Post { bytes } => body.attach(bytes),
-        }
-        let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
-        out.open().put_u32_le(length);
-        for piece in body.take() {
-            out.attach(&piece);
+            // `encode` has done these.
+            _ => {}
         }
     }
 
@@ -205,6 +252,8 @@ impl Parcel {
             Self::Rows(_) => ROWS,
             Self::RowsGot { .. } => ROWS_GOT,
             Self::Known { .. } => KNOWN,
+            Self::Ask { .. } => ASK,
+            Self::Fresh { .. } => FRESH,
             Self::Post { .. } => POST,
         }
     }
@@ -232,7 +281,27 @@ impl Parcel {
             },
             KNOWN => Self::Known {
                 version: Version(word(rest)?),
+                shown: Now {
+                    mono: Instant(word(rest)?),
+                    wall: Time(word(rest)?),
+                },
             },
+            ASK => Self::Ask {
+                stamp: word(rest)?,
+                known: Version(word(rest)?),
+            },
+            FRESH => {
+                let (stamp, version) = (word(rest)?, Version(word(rest)?));
+                let mut nodes = Vec::with_capacity(rest.len() / 16);
+                while !rest.is_empty() {
+                    nodes.push((NodeId(word(rest)?), Version(word(rest)?)));
+                }
+                Self::Fresh {
+                    stamp,
+                    version,
+                    nodes,
+                }
+            }
             POST => Self::Post {
                 bytes: detached(std::mem::take(rest), whole),
             },
@@ -465,6 +534,19 @@ mod tests {
             got(true),
             Parcel::Known {
                 version: Version(7),
+                shown: Now {
+                    mono: Instant(5),
+                    wall: Time(8),
+                },
+            },
+            Parcel::Ask {
+                stamp: 9,
+                known: Version(7),
+            },
+            Parcel::Fresh {
+                stamp: 9,
+                version: Version(8),
+                nodes: vec![(NodeId(1), Version(7)), (NodeId(3), Version(6))],
             },
             Parcel::Post {
                 bytes: Bytes::from_static(b"post"),

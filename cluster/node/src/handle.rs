@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use warren_cluster_core::ids::{Life, NodeId, Now, ShardId};
+use warren_cluster_core::ids::{Instant, Life, NodeId, Now, ShardId};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane::{self, Lane, ShardStatus};
 use warren_cluster_core::machine::Machine;
@@ -271,6 +271,19 @@ where
     #[must_use]
     pub fn is_in_step_with(&self, node: NodeId) -> bool {
         self.shared().is_in_step_with(node)
+    }
+
+    /// Until when messages may be routed by the definitions that the sink was told of (rule 10).
+    #[must_use]
+    pub fn fresh_until(&self) -> Instant {
+        self.shared().fresh_until()
+    }
+
+    /// By how many milliseconds this node's clock on the wall is ahead of the median of its
+    /// cluster's, if that is too many for it to lead (rule 12).
+    #[must_use]
+    pub fn clock_off_millis(&self) -> Option<i64> {
+        self.shared().clock_off_millis()
     }
 
     /// The life of this process: larger than that of every earlier start.

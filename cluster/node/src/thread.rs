@@ -7,7 +7,7 @@
 //!   inbox is not empty for long: an idle lane wakes nobody.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::Duration;
@@ -45,6 +45,10 @@ pub(crate) struct Shared<M: Machine, T> {
     thread: OnceLock<Thread>,
     sleeps_until: AtomicU64,
     quit: AtomicBool,
+    /// Of [`Lane::fresh_until`], after the sink has what the lane acts on; in microseconds.
+    fresh_until: AtomicU64,
+    /// Of [`Lane::clock_off_millis`]; 0 for none.
+    clock_off: AtomicI64,
     progress: Mutex<Progress>,
     progressed: Condvar,
     /// The way to other nodes.
@@ -107,6 +111,8 @@ where
             thread: OnceLock::new(),
             sleeps_until: AtomicU64::new(0),
             quit: AtomicBool::new(false),
+            fresh_until: AtomicU64::new(0),
+            clock_off: AtomicI64::new(0),
             progress: Mutex::new(Progress::default()),
             progressed: Condvar::new(),
             peers: Peers::new(),
@@ -234,6 +240,15 @@ where
         driver
     }
 
+    pub(crate) fn fresh_until(&self) -> Instant {
+        Instant(self.fresh_until.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn clock_off_millis(&self) -> Option<i64> {
+        let off = self.clock_off.load(Ordering::Relaxed);
+        (off != 0).then_some(off)
+    }
+
     pub(crate) fn is_gone(&self, node: NodeId) -> bool {
         let now = self.clock.now().mono;
         self.lock_driver().lane.is_gone(node, now)
@@ -282,6 +297,10 @@ where
             // It may say that this node acts on what the sink has just taken.
             self.peers.post(mail);
         }
+        let fresh_until = driver.lane.fresh_until().0;
+        self.fresh_until.store(fresh_until, Ordering::Release);
+        let off = driver.lane.clock_off_millis().unwrap_or(0);
+        self.clock_off.store(off, Ordering::Relaxed);
         self.note(driver);
         driver.outputs.clear();
         more || !driver.inputs.is_empty()

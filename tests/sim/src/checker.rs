@@ -84,6 +84,10 @@ pub struct Checker {
     declared: BTreeMap<u32, bool>,
     /// By churning client and slot.
     names: BTreeMap<(u32, u32), Names>,
+    /// Queues that somebody has asked to bind to what goes to all.
+    binding: BTreeSet<u32>,
+    /// Those that are bound, and from when on at every node, by the clock on the wall.
+    bound: BTreeMap<u32, Time>,
     violations: Vec<Violation>,
     /// Messages that a consumer has and has not settled, and where it is connected.
     held: BTreeMap<MessageKey, (u64, u64)>,
@@ -109,6 +113,9 @@ pub struct Checker {
     /// Clients that were told that something cannot be done at the moment.
     pub unavailable: u64,
 }
+
+/// How long a node may act on definitions that it had.
+const STALENESS_MILLIS: u64 = 1_000;
 
 impl Checker {
     /// A publish leaves its client, with a time to live in milliseconds if it has one.
@@ -348,6 +355,27 @@ impl Checker {
     #[must_use]
     pub fn is_declared(&self, queue: u32) -> bool {
         self.declared.contains_key(&queue)
+    }
+
+    /// Somebody asks to bind a queue to what goes to all; true for the first one.
+    pub fn binds(&mut self, queue: u32) -> bool {
+        self.binding.insert(queue)
+    }
+
+    /// That was answered. The one who made it so was told when every node knew; another one may
+    /// have been told of what was still on its way to some.
+    pub fn bound(&mut self, queue: u32, first: bool) {
+        let since = Time(self.now.0 + if first { 0 } else { STALENESS_MILLIS });
+        let bound = self.bound.entry(queue).or_insert(since);
+        *bound = since.min(*bound);
+    }
+
+    /// Whether what goes to all goes to this queue, at whatever node.
+    #[must_use]
+    pub fn is_bound(&self, queue: u32) -> bool {
+        self.bound
+            .get(&queue)
+            .is_some_and(|since| *since <= self.now)
     }
 
     /// How many queues were declared.

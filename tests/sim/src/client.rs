@@ -119,6 +119,10 @@ pub struct Client {
     pub draining: bool,
     /// Its node has heard of all that was declared anywhere.
     pub trusting: bool,
+    /// It declares nothing: others were told that all its queues are there and bound.
+    pub hasty: bool,
+    /// What it binds nobody has bound before.
+    binds_first: bool,
     /// Queues that others may have bound: they get what is for all.
     pub others: Vec<QueueSpec>,
     /// Others may take away what it uses alone: the node that it was on may have been ruled out.
@@ -152,6 +156,8 @@ impl Client {
             counts: Vec::new(),
             draining: false,
             trusting: true,
+            hasty: false,
+            binds_first: false,
             others: Vec::new(),
             lenient: false,
             node: 0,
@@ -354,6 +360,9 @@ impl Client {
     /// What the broker says on the channel of a client that works with the common queues.
     fn answered(&mut self, method: &Method<'_>, checker: &mut Checker) {
         match method {
+            Method::ChannelOpenOk(_) if self.hasty => {
+                self.go_on_declaring(self.queues.len(), checker);
+            }
             Method::ChannelOpenOk(_) => self.declare(0, checker),
             Method::QueueDeclareOk(ok) => {
                 self.declared(ok.message_count, ok.consumer_count, checker);
@@ -422,6 +431,7 @@ impl Client {
             return;
         }
         self.stage = Stage::Binding(index);
+        self.binds_first = checker.binds(queue.number);
         self.send(|out| {
             QueueBind {
                 queue: ShortStr::truncated(&queue.name()),
@@ -434,8 +444,9 @@ impl Client {
         });
     }
 
-    fn bound(&mut self, checker: &Checker) {
+    fn bound(&mut self, checker: &mut Checker) {
         if let Stage::Binding(index) = self.stage {
+            checker.bound(self.queues[index].number, self.binds_first);
             self.go_on_declaring(index + 1, checker);
         }
     }

@@ -490,6 +490,7 @@ impl Node {
             replies: &NoReplies,
             shards: self.options.lane.shards,
             home: self.home,
+            fresh_until: self.lane.fresh_until(),
         };
         let mut work = Work::default();
         let session = &mut served.session;
@@ -563,6 +564,7 @@ impl Node {
             replies: &NoReplies,
             shards: self.options.lane.shards,
             home: self.home,
+            fresh_until: self.lane.fresh_until(),
         };
         let mut work = Work::default();
         served.session.handle_disconnect(now, &env, &mut work);

@@ -370,7 +370,7 @@ impl World {
             return;
         }
         self.trace
-            .note("lane", life as u64, self.disk.waiting() as u64);
+            .note("lane", life as u64, self.disk.waiting().len() as u64);
         if life == Life::Stopped {
             self.stopped();
         }

@@ -9,13 +9,13 @@
 use warren_cluster_core::ids::ShardId;
 use warren_protocol::frame::Frame;
 use warren_protocol::methods::{
-    ChannelClose, ConnectionBlocked, ConnectionClose, ConnectionCloseOk, ConnectionUnblocked,
-    ConnectionUpdateSecret, ConnectionUpdateSecretOk,
+    ChannelClose, ConnectionClose, ConnectionCloseOk, ConnectionUpdateSecret,
+    ConnectionUpdateSecretOk,
 };
 use warren_protocol::{FrameKind, Method, ReplyCode, ShortStr, reply_text};
 
 use super::channels::Slot;
-use super::common::{Common, Turn};
+use super::common::Turn;
 use super::fault::Fault;
 use super::{Phase, Session, handshake, lookup};
 use crate::definitions::Store;
@@ -193,30 +193,5 @@ impl Session {
         }
         ConnectionCloseOk.encode_frame(0, self.common.out());
         self.phase = Phase::Finished;
-    }
-}
-
-impl Common {
-    /// The connection has published during an alarm: it is not read until the alarm ends.
-    #[cold]
-    pub(super) fn block(&mut self) {
-        self.flow.blocked = true;
-        if self.flow.told || !self.flow.notify {
-            return;
-        }
-        let Some(reason) = self.flow.alarm.clone() else {
-            return;
-        };
-        self.flow.told = true;
-        let reason = ShortStr::truncated(&reason);
-        ConnectionBlocked { reason }.encode_frame(0, self.out());
-    }
-
-    /// The alarm has ended.
-    pub(super) fn unblock(&mut self) {
-        self.flow.blocked = false;
-        if std::mem::take(&mut self.flow.told) {
-            ConnectionUnblocked.encode_frame(0, self.out());
-        }
     }
 }

@@ -32,6 +32,8 @@ pub struct Env<'a> {
     pub shards: u32,
     /// This node and this start of it.
     pub home: Home,
+    /// Until when messages may be routed by this topology: then they wait (rule 10).
+    pub fresh_until: Instant,
 }
 
 /// Who waits at direct reply-to addresses.
@@ -50,6 +52,12 @@ pub(super) struct Turn<'a, 'e> {
 }
 
 impl<'a, 'e> Turn<'a, 'e> {
+    /// Whether nothing may be routed by the definitions as this node knows them.
+    #[inline]
+    pub(super) fn is_stale(&self) -> bool {
+        self.now >= self.env.fresh_until
+    }
+
     pub(super) fn new(now: Instant, env: &'a Env<'e>, work: &'a mut Work) -> Self {
         Self {
             now,

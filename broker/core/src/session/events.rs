@@ -33,7 +33,12 @@ impl Session {
                 }
             }
             Event::Blocked(Some(reason)) => self.common.flow.alarm = Some(reason),
-            Event::Blocked(None) => self.unblocked(turn),
+            Event::Blocked(None) => {
+                self.common.flow.alarm = None;
+                if std::mem::take(&mut self.common.flow.blocked) {
+                    self.go_on(turn);
+                }
+            }
             Event::Close { text } => self.force_close(&text, turn),
         }
         self.drained(turn);
@@ -180,11 +185,8 @@ impl Session {
         }
     }
 
-    fn unblocked(&mut self, turn: &mut Turn<'_, '_>) {
-        self.common.flow.alarm = None;
-        if !self.common.flow.blocked {
-            return;
-        }
+    /// Whatever held publishers up has ended.
+    pub(super) fn go_on(&mut self, turn: &mut Turn<'_, '_>) {
         self.common.unblock();
         let held: Vec<u16> = self
             .channels

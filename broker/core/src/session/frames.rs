@@ -14,6 +14,7 @@ use super::channel::{Channel, Handled, Wait};
 use super::channels::Slot;
 use super::common::{Common, Turn};
 use super::fault::Fault;
+use super::flow::routes;
 use super::{Phase, Session};
 use crate::shard::input::Verdict;
 
@@ -35,7 +36,7 @@ impl Session {
     #[inline]
     pub(super) fn is_stalled(&self) -> bool {
         let common = &self.common;
-        common.flow.blocked
+        common.is_held_up()
             || common.publisher.bytes_in_flight() >= common.options.in_flight_bytes_max
             || common.flow.held_bytes >= common.options.held_bytes_max
             || common.outbox.len() >= OUTBOX_BYTES_MAX
@@ -65,10 +66,18 @@ impl Session {
                 return at;
             }
             if self.cut_body.is_some() {
+                if turn.is_stale() {
+                    self.common.wait_for_definitions(turn);
+                    return at;
+                }
                 at += self.continue_body(rest, turn);
                 continue;
             }
             match frame::parse(rest, self.common.frame_max) {
+                Ok(Some((frame, _))) if turn.is_stale() && routes(&frame) => {
+                    self.common.wait_for_definitions(turn);
+                    return at;
+                }
                 Ok(Some((frame, used))) => {
                     let (raw, behind) = rest.split_at(used);
                     at += used + self.handle_frame(&frame, raw, behind, turn);
@@ -218,16 +227,19 @@ impl Session {
         self.common.publisher.begin(held.len());
         let mut rest = held;
         while !rest.is_empty() {
-            let keep = self.common.flow.blocked;
+            let Ok(Some((frame, used))) = frame::parse(rest, self.common.frame_max) else {
+                return;
+            };
+            if turn.is_stale() && routes(&frame) {
+                self.common.wait_for_definitions(turn);
+            }
+            let keep = self.common.is_held_up();
             if let Some(channel) = self.channels.open_mut(number)
                 && (keep || channel.wait.is_some())
             {
                 channel.hold(rest, &mut self.common);
                 return;
             }
-            let Ok(Some((frame, used))) = frame::parse(rest, self.common.frame_max) else {
-                return;
-            };
             let (raw, behind) = rest.split_at(used);
             let used = self.handle_frame(&frame, raw, behind, turn);
             rest = &behind[used..];

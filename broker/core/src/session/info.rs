@@ -14,7 +14,7 @@ use crate::ids::QueueId;
 pub enum State {
     Starting,
     Running,
-    /// It published during an alarm and is not read.
+    /// It published during an alarm, or while the definitions were not fresh, and is not read.
     Blocked,
     /// An alarm is on; it has not published since.
     Blocking,
@@ -91,7 +91,7 @@ impl Session {
         let flow = &self.common.flow;
         match &self.phase {
             Phase::Handshake(_) => State::Starting,
-            Phase::Open if flow.blocked => State::Blocked,
+            Phase::Open if self.common.is_held_up() => State::Blocked,
             Phase::Open if flow.alarm.is_some() => State::Blocking,
             Phase::Open if self.is_stalled() => State::Flow,
             Phase::Open => State::Running,

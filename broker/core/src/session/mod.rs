@@ -161,11 +161,12 @@ impl Session {
             // A peer that does not read must not keep its socket.
             Phase::Finished => (!self.common.outbox.is_empty()).then(|| self.last_words_at()),
             Phase::Open => {
-                let trim = self.trim_at();
-                match (self.heartbeat.timeout(), trim) {
-                    (Some(beat), Some(trim)) => Some(beat.min(trim)),
-                    (beat, trim) => beat.or(trim),
-                }
+                let due = [
+                    self.heartbeat.timeout(),
+                    self.trim_at(),
+                    self.common.flow.stale,
+                ];
+                due.into_iter().flatten().min()
             }
         }
     }
@@ -178,7 +179,10 @@ impl Session {
             Phase::Draining { deadline } | Phase::Closing { deadline, .. } if now >= *deadline => {
                 self.cut_off(&mut turn);
             }
-            Phase::Open => self.beat(&mut turn),
+            Phase::Open => {
+                self.beat(&mut turn);
+                self.look_at_definitions(&mut turn);
+            }
             Phase::Finished if now >= self.last_words_at() => self.cut_off(&mut turn),
             Phase::Handshake(_)
             | Phase::Draining { .. }
@@ -201,6 +205,19 @@ impl Session {
     fn last_words_at(&self) -> Instant {
         self.active
             .plus_millis(self.common.options.close_timeout_ms)
+    }
+
+    /// Goes on with what is to be routed if the definitions are fresh again.
+    fn look_at_definitions(&mut self, turn: &mut Turn<'_, '_>) {
+        if self.common.flow.stale.is_none_or(|at| turn.now < at) {
+            return;
+        }
+        if turn.is_stale() {
+            self.common.wait_on_for_definitions(turn);
+        } else {
+            self.common.flow.stale = None;
+            self.go_on(turn);
+        }
     }
 
     fn beat(&mut self, turn: &mut Turn<'_, '_>) {

@@ -52,8 +52,9 @@ pub(super) struct Group {
     recovering: Vec<MemberChange>,
     /// The lead is being given away: nothing is done as its holder any more.
     lease_given_up: Option<u64>,
-    /// What is promised does not get onto this node's disk.
-    disk_hangs: bool,
+    /// It is not to lead: what is promised does not get onto this node's disk, or its clock is
+    /// wrong.
+    unfit: bool,
     /// The ready that replaced the log by a snapshot, and the snapshot's entry.
     restoring: Option<(u64, Index)>,
     /// Ticks since peers were told of a snapshot.
@@ -104,7 +105,7 @@ impl Group {
             answered_in: 0,
             recovering: Vec::new(),
             lease_given_up: None,
-            disk_hangs: false,
+            unfit: false,
             restoring: None,
             telling: BTreeMap::new(),
             members_at,
@@ -136,9 +137,9 @@ impl Group {
             // who is still to apply that does not take a lead.
             self.give_away();
         }
-        if self.disk_hangs && !self.members().is_decided_by(self.id()) {
+        if self.unfit && !self.members().is_decided_by(self.id()) {
             self.give_away();
-            // What it would vote and promise could not be told.
+            // It does not stand for election.
             if self.node.raft.state != StateRole::Leader {
                 return;
             }
@@ -150,8 +151,8 @@ impl Group {
         self.lease = self.lease();
     }
 
-    pub(super) fn set_disk_hangs(&mut self, hangs: bool) {
-        self.disk_hangs = hangs;
+    pub(super) fn set_unfit(&mut self, unfit: bool) {
+        self.unfit = unfit;
     }
 
     /// Offers the lead to the voter that is the most likely to take it, once a term.
@@ -208,7 +209,7 @@ impl Group {
         if alone && raft.raft_log.persisted < raft.raft_log.last_index() {
             return;
         }
-        let campaigns = members.votes(self.id()) && !self.disk_hangs;
+        let campaigns = members.votes(self.id()) && !self.unfit;
         self.step_down();
         if campaigns {
             self.node.raft.campaign(FORCED);

@@ -43,7 +43,6 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     offset,
                     bytes,
                 } => self.checkpoint_read(shard, offset, bytes),
-                Event::AdoptedLost => self.adopted_lost(),
             }
         }
         Ok(())
@@ -161,6 +160,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn stop(&mut self) {
         if self.course == Course::Running {
             self.course = Course::Stopping;
+            self.checkpoints_at_end = true;
             self.rows.iter_mut().for_each(Replica::hurry);
             self.queues.iter_mut().for_each(Replica::hurry);
             self.touched.extend(self.shards());

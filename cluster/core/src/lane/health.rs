@@ -1,8 +1,9 @@
-//! Disks that hang or are full, this node's and others' (rule 6).
+//! Disks that hang or are full, this node's and others' (rule 6), and clocks that are wrong.
 //!
 //! Always holds:
-//! - a lane whose oldest write has not come back for `STALLED_MICROS` leads nothing that somebody
-//!   else could lead, for as long as that lasts;
+//! - a lane whose oldest write has not come back for `STALLED_MICROS`, or whose clock on the wall
+//!   is off the others' (rule 12), leads nothing that somebody else could lead, for as long as that
+//!   lasts;
 //! - a leader takes no publishes while the disk of one of its shard's voters has no room, as far
 //!   as it was told: settles, votes and claims still find room there.
 
@@ -80,14 +81,22 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         consensus.leads().is_none() || self.room.is_with(&consensus.members())
     }
 
-    /// Tells consensus of a disk that hangs, and other nodes of one that is full.
-    pub(super) fn look_at_disk(&mut self, now: Instant) {
+    /// By how many milliseconds this node's clock on the wall is ahead of the median of those that
+    /// it knows, if that is too many for it to lead.
+    #[must_use]
+    pub fn clock_off_millis(&self) -> Option<i64> {
+        self.clock.off()
+    }
+
+    /// Tells consensus of a disk that hangs or a clock that is off, and other nodes of a full disk.
+    pub(super) fn look_at_health(&mut self, now: Instant) {
         let hangs = self.store.log.sync_age(now) > STALLED_MICROS;
+        let unfit = hangs || self.clock.off().is_some();
         for replica in &mut self.rows {
-            replica.consensus_mut().set_disk_hangs(hangs);
+            replica.consensus_mut().set_unfit(unfit);
         }
         for replica in &mut self.queues {
-            replica.consensus_mut().set_disk_hangs(hangs);
+            replica.consensus_mut().set_unfit(unfit);
         }
         let has_room = self.store.log.room_for_publishes();
         let mail = &mut self.store.mail;

@@ -207,6 +207,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             | Parcel::Rows(_)
             | Parcel::RowsGot { .. }
             | Parcel::Known { .. }
+            | Parcel::Ask { .. }
+            | Parcel::Fresh { .. }
             | Parcel::Post { .. } => {}
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Install<M> {
     replica: ReplicaId,
     index: Index,
     number: u64,
+    /// [`Log::adopted_losses`] when it began.
+    losses: u64,
     state: State<M>,
     head: Option<Head>,
     phase: Phase,
@@ -127,8 +129,9 @@ impl Bodies for Adopting<'_> {
 }
 
 impl<M: Machine> Install<M> {
-    fn new(offer: &Offered, state: State<M>, bytes_per_second: u64) -> Self {
+    fn new(offer: &Offered, state: State<M>, bytes_per_second: u64, log: &Log) -> Self {
         Self {
+            losses: log.adopted_losses(),
             shard: offer.shard,
             from: offer.from,
             replica: offer.replica,
@@ -437,10 +440,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let rate = self.options.transfer_bytes_per_second;
         self.installing = Some(if let Some(at) = rows_at(shard) {
             let blank = self.rows[at].blank_state();
-            Installing::Rows(Install::new(offer, blank, rate))
+            Installing::Rows(Install::new(offer, blank, rate, &self.store.log))
         } else if let Some(at) = queue_at(shard, &self.options) {
             let blank = self.queues[at].blank_state();
-            Installing::Queues(Install::new(offer, blank, rate))
+            Installing::Queues(Install::new(offer, blank, rate, &self.store.log))
         } else {
             return;
         });
@@ -471,10 +474,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return;
         };
         let log = &mut self.store.log;
-        let (shard, index, silent) = on_install!(installing, it => {
+        let losses = log.adopted_losses();
+        let (shard, index, in_vain) = on_install!(installing, it => {
             let saves = matches!(it.phase, Phase::Saving { .. });
             let silent = it.waits && it.heard.plus_millis(SILENCE_MILLIS_MAX) <= now;
-            (it.shard, if saves { Index(u64::MAX) } else { it.index }, silent)
+            // What is being saved has all of its bodies on disk.
+            let lost = it.losses != losses && !saves;
+            (it.shard, if saves { Index(u64::MAX) } else { it.index }, silent || lost)
         });
         let applied = match rows_at(shard) {
             Some(at) => self.rows[at].applied(),
@@ -482,7 +488,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 .map_or((Index(0), Term(0)), |at| self.queues[at].applied()),
         };
         // Entries may have brought the replica further than the snapshot would.
-        if silent || applied.0 >= index {
+        if in_vain || applied.0 >= index {
             self.give_up_install();
             return;
         }
@@ -583,17 +589,6 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let log = &mut self.store.log;
         if let Some(mut installing) = self.installing.take() {
             on_install!(&mut installing, it => it.abandon(log));
-        }
-    }
-
-    /// Bodies that were taken in did not get onto the disk. What is being saved has all of its
-    /// own there.
-    pub(super) fn adopted_lost(&mut self) {
-        let saves = self.installing.as_ref();
-        let saves =
-            saves.is_some_and(|it| on_install!(it, it => matches!(it.phase, Phase::Saving { .. })));
-        if !saves {
-            self.give_up_install();
         }
     }
 

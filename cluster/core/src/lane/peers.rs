@@ -96,6 +96,20 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 self.room.heard(from, has_room);
                 return;
             }
+            Parcel::Ask { stamp, known } => {
+                self.fresh.ask(from, stamp, known);
+                return;
+            }
+            Parcel::Fresh {
+                stamp,
+                version,
+                nodes,
+            } => {
+                let acts_on = self.shared.told();
+                let answer = (stamp, version);
+                self.fresh.answered(answer, &nodes, acts_on, now.mono);
+                return;
+            }
             parcel => parcel,
         };
         if let Parcel::Propose { known, entry } = &parcel
@@ -223,8 +237,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if self.next_tick.is_some_and(|tick| now.mono < tick) {
             return;
         }
-        self.look_at_disk(now.mono);
+        self.look_at_health(now.mono);
         self.tick_rows(now);
+        self.ask_leader(now.mono);
         let mut any = self.tick_hosts(now, outputs) || !self.nodes.is_empty();
         for replica in &mut self.rows {
             any |= tick(replica, now.mono, &mut self.touched);
@@ -290,6 +305,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             self.seen.insert(node, now);
         }
         self.room.forget(node);
+        self.fresh.forget(node);
+        self.clock.forget(node);
         self.queues.iter_mut().for_each(|it| it.disconnected(node));
         self.rows.iter_mut().for_each(|it| it.disconnected(node));
         self.rows_disconnected(node);
@@ -330,7 +347,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.next_tick = None;
     }
 
+    /// Hands a lead over, but not to a node that would give it back: its clock is wrong.
     pub(super) fn transfer(&mut self, shard: ShardId, to: ReplicaId) {
+        if self.clock.is_off(to.node()) {
+            return;
+        }
         let _ = with_replica!(self, shard, it => it.consensus_mut().transfer(to));
         self.touched.insert(shard);
     }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::background::HEAD_PART;
+use super::clock::WallClock;
+use super::fresh::Fresh;
 use super::hosts::Hosts;
 use super::shared::Shared;
 use super::store::Store;
@@ -127,6 +129,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             scarce: false,
             hosts: Hosts::default(),
             shared: Shared::new(options.life),
+            fresh: Fresh::default(),
+            clock: WallClock::default(),
             stalled: VecDeque::new(),
             room: super::health::Room::default(),
             sending: BTreeMap::new(),

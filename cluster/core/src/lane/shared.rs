@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Lane;
+use super::fresh::Fresh;
 use crate::ids::{Instant, Life, NodeId, Now, ShardId};
 use crate::inbox::Outputs;
 use crate::link::Parcel;
@@ -20,7 +21,7 @@ use crate::rows::mirror::Mirror;
 use crate::rows::{Change, Committed, Version};
 
 /// How long an answer waits for other nodes to have what it is about.
-const STALENESS_MILLIS_MAX: u64 = 1_000;
+pub(super) const STALENESS_MILLIS_MAX: u64 = 1_000;
 /// Whoever was told nothing for so long is told something.
 const BEAT_MILLIS: u64 = 500;
 /// A step that comes so much later than it was wanted: it was this node that stood still.
@@ -113,16 +114,30 @@ impl<T> Shared<T> {
         self.held.front().map(|held| held.until)
     }
 
-    /// Whether every node that counts has this version of the rows.
-    fn is_everywhere(&self, at: usize, version: Version) -> bool {
-        let mut counted = self.peers.values().filter(|peer| peer.late.is_none());
-        counted.all(|peer| peer.has(at) >= version)
+    /// The definitions that this node acts on.
+    pub(super) fn told(&self) -> Version {
+        self.told
     }
 
-    fn release(&mut self, now: Instant, versions: Versions, out: &mut Vec<(T, Option<Committed>)>) {
+    /// Whether every node that counts has this version of the rows: those that there is a way to,
+    /// and of the others those that may still act on definitions which they had.
+    fn is_everywhere(&self, at: usize, version: Version, fresh: &Fresh) -> bool {
+        let mut counted = self.peers.values().filter(|peer| peer.late.is_none());
+        let is_here = |node| self.peers.contains_key(&node);
+        counted.all(|peer| peer.has(at) >= version)
+            && (at != 0 || fresh.others_have(version, is_here))
+    }
+
+    fn release(
+        &mut self,
+        now: Instant,
+        versions: Versions,
+        fresh: &Fresh,
+        out: &mut Vec<(T, Option<Committed>)>,
+    ) {
         while let Some(held) = self.held.front() {
             let (at, version) = (held.at, held.version);
-            if !self.is_everywhere(at, version) {
+            if !self.is_everywhere(at, version, fresh) {
                 if held.until > now {
                     return;
                 }
@@ -170,7 +185,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         outputs: &mut Outputs<M::Effect, T>,
     ) {
         let version = self.rows[at].machine().version();
-        let waits = !self.shared.is_everywhere(at, version);
+        let waits = !self.shared.is_everywhere(at, version, &self.fresh);
         for (ticket, committed) in answered {
             match committed {
                 Some(committed @ Committed::Yes { .. })
@@ -195,13 +210,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let versions = self.versions();
         let (shared, mail) = (&mut self.shared, &mut self.store.mail);
         // Whoever takes the outputs acts on them before anything leaves.
-        let version = versions[0];
+        let (version, shown) = (versions[0], self.clock.shows());
         let moved = version > shared.told;
         shared.told = version;
         for (node, peer) in &mut shared.peers {
             let mut send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
             if moved {
-                send(&Parcel::Known { version });
+                send(&Parcel::Known { version, shown });
             }
             peer.feed.pump(shared.life, now.mono, &mut send);
         }
@@ -210,7 +225,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 mail.send(*node, ShardId::LOCAL_DEFINITIONS, &news);
             }
         }
-        shared.release(now.mono, versions, &mut outputs.committed);
+        shared.release(now.mono, versions, &self.fresh, &mut outputs.committed);
     }
 
     /// Sends again what had no answer, and says that this node is there, and its process.
@@ -221,6 +236,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let hosted = &self.queues[0];
         let known = Parcel::Known {
             version: shared.told,
+            shown: self.clock.shows(),
         };
         for (node, peer) in &mut shared.peers {
             if paused {
@@ -273,7 +289,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     peer.catch_up();
                 }
             }
-            Parcel::Known { version } => {
+            Parcel::Known { version, shown } => {
+                self.clock.heard(from, shown);
                 // It may have a way here before there is one back.
                 shared.known.insert(from, version);
                 if let Some(peer) = shared.peers.get_mut(&from) {
@@ -292,6 +309,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             | Parcel::Leader { .. }
             | Parcel::Transfer(_)
             | Parcel::Room { .. }
+            | Parcel::Ask { .. }
+            | Parcel::Fresh { .. }
             | Parcel::Dealing { .. } => {}
         }
     }
@@ -307,8 +326,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             late: None,
         };
         self.shared.peers.insert(node, peer);
-        let version = self.shared.told;
-        let known = Parcel::Known { version };
+        let known = Parcel::Known {
+            version: self.shared.told,
+            shown: self.clock.shows(),
+        };
         self.store
             .mail
             .send(node, ShardId::LOCAL_DEFINITIONS, &known);

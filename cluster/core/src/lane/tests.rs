@@ -3,6 +3,7 @@
 mod cluster;
 mod crash;
 mod double;
+mod fresh;
 mod hosts;
 mod rebuild;
 

@@ -106,8 +106,6 @@ pub enum Event {
         offset: u64,
         bytes: Bytes,
     },
-    /// The disk was full: what was adopted and not on disk yet is lost.
-    AdoptedLost,
 }
 
 /// A body that lies elsewhere now.
@@ -186,6 +184,8 @@ pub struct Log {
     free_disk_bytes: u64,
     /// A file could not be made or written for want of space.
     full: bool,
+    /// See [`Log::adopted_losses`].
+    adopted_losses: u64,
     syncs: u64,
     /// Shards whose checkpoints are held, and how often.
     held: BTreeMap<ShardId, u32>,
@@ -261,6 +261,7 @@ impl Log {
             spare: None,
             free_disk_bytes: u64::MAX,
             full: false,
+            adopted_losses: 0,
             syncs: 0,
             held: BTreeMap::new(),
             checkpoint_reads: VecDeque::new(),

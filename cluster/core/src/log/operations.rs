@@ -305,7 +305,7 @@ impl Log {
                 self.creating_survivors = false;
                 self.full = true;
                 self.abandon_copies();
-                self.events.push_back(Event::AdoptedLost);
+                self.adopted_losses += 1;
                 return Ok(());
             }
             // What was to be read went while it was on its way: so did all who referred to it.

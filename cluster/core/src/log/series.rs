@@ -301,11 +301,10 @@ impl Series {
         self.in_flight = Some(InFlight {
             end: batch.end,
             since: now,
-            bytes: std::mem::take(&mut self.pending_bytes),
+            bytes: batch.bytes(),
             sync,
             records: batch.records,
         });
-        self.pending_bytes = self.batches.iter().map(Batch::bytes).sum();
         let (front, offset) = self.front(batch.start);
         batch.buffers[0] = front;
         if !batch.gather.is_empty() {
@@ -384,6 +383,7 @@ impl Series {
             return false;
         };
         debug_assert!(write.bytes > 0);
+        self.pending_bytes -= write.bytes;
         self.written = write.end;
         if write.sync || cfg!(warren_break = "no_fsync") {
             self.synced = write.end;

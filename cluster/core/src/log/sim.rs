@@ -59,8 +59,8 @@ impl SimDisk {
 
     /// Operations not answered yet.
     #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub fn waiting(&self) -> &[Op] {
+        &self.waiting
     }
 
     /// Carries out one of the waiting operations, any that is first in its queue, and answers

@@ -123,4 +123,15 @@ impl Log {
     pub fn adopted_pending(&self) -> u64 {
         self.survivors.pending_bytes()
     }
+
+    /// How often a full disk has lost what was adopted and not on disk yet.
+    #[must_use]
+    pub fn adopted_losses(&self) -> u64 {
+        self.adopted_losses
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lose_adopted(&mut self) {
+        self.adopted_losses += 1;
+    }
 }

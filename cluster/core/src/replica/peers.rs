@@ -239,6 +239,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             | Parcel::Rows(_)
             | Parcel::RowsGot { .. }
             | Parcel::Known { .. }
+            | Parcel::Ask { .. }
+            | Parcel::Fresh { .. }
             | Parcel::Room { .. }
             | Parcel::Post { .. } => {}
             Parcel::Leader { node, term } => {

@@ -275,7 +275,19 @@ impl Cluster {
             return;
         }
         self.next_id += 1;
-        let queues: Vec<QueueSpec> = self.temper.queues[..open].to_vec();
+        let (mut queues, mut others): (Vec<QueueSpec>, _) = {
+            let (open, later) = self.temper.queues.split_at(open);
+            (open.to_vec(), later.to_vec())
+        };
+        // What was answered at one node holds at all of them.
+        let hasty = kind == Kind::Publisher && self.rng.permille(500);
+        if hasty {
+            let is_bound = |queue: &QueueSpec| self.checker.is_bound(queue.number);
+            others.extend(queues.extract_if(.., |queue| !is_bound(queue)));
+        }
+        if queues.is_empty() {
+            return;
+        }
         let role = kind.role(self.next_id, self.heals, &queues, &mut self.rng);
         let session = node.open_session(now, self.rng.draw());
         self.trace.say(|| {
@@ -285,7 +297,8 @@ impl Cluster {
         let mut client = Client::new(role, queues, self.rng.fork());
         client.lenient = true;
         client.node = session.node().0;
-        client.others = self.temper.queues[open..].to_vec();
+        client.others = others;
+        client.hasty = hasty;
         client.draining = self.heals;
         self.places[at].link = Some(Link {
             client,

@@ -8,13 +8,15 @@ use warren_cluster_core::members::NodeState;
 use super::net::Weather;
 use super::operator::Task;
 use super::{Cluster, Host};
-use crate::node::Life;
+use crate::node::{Life, Node};
 
 const SECOND_MICROS: u64 = 1_000_000;
 /// What a process waits for its lane to end.
 const STOP_MICROS_MAX: u64 = 3 * SECOND_MICROS;
 /// Room on a disk that is short of it, in bytes.
 const SHORT_BYTES: u64 = 1000;
+/// By how much a clock is wrong: more than any message lives.
+const WRONG_MILLIS: i64 = 2 * 86_400_000;
 /// Alarms have a reason.
 const ALARM: &str = "low on memory";
 /// Nodes that a cluster keeps, and that it has at most.
@@ -56,6 +58,8 @@ impl Cluster {
             self.fill(at);
         } else if falls_on(faults.alarm) {
             self.alarm(at);
+        } else if falls_on(faults.clock) {
+            self.set_a_clock(at);
         } else if falls_on(faults.transfer) {
             self.hand_over_any();
         } else {
@@ -80,6 +84,8 @@ impl Cluster {
             self.trace.note("both ways are blocked", one.0, two.0);
             self.net.block(one, two);
             self.net.block(two, one);
+        } else if falls_on(faults.deaf) {
+            self.deafen(one);
         } else if falls_on(faults.isolate) {
             self.isolate(one);
         } else if falls_on(faults.slow) {
@@ -122,6 +128,9 @@ impl Cluster {
                 host.full_until = 0;
                 host.disk.set_bytes_limit(u64::MAX);
             }
+            if host.wrong_until > 0 && host.wrong_until <= self.now {
+                host.set_clock_right();
+            }
             if host.alarm_until > 0 && host.alarm_until <= self.now {
                 host.alarm_until = 0;
                 if let Some(node) = &mut host.node {
@@ -156,12 +165,46 @@ impl Cluster {
         host.full_until = self.now + self.rng.below(3 * SECOND_MICROS);
     }
 
+    /// One clock at a time: of more nobody could tell which are right. It is right again when its
+    /// machine starts.
+    fn set_a_clock(&mut self, at: usize) {
+        if self.hosts.iter().any(|host| host.wrong_until > 0) {
+            return;
+        }
+        let ahead = self.rng.permille(700);
+        let host = &mut self.hosts[at];
+        self.trace.note("clock is set", host.id.0, u64::from(ahead));
+        host.wrong_millis = if ahead { WRONG_MILLIS } else { -WRONG_MILLIS };
+        host.wrong_until = self.now + self.rng.below(10 * SECOND_MICROS);
+    }
+
     fn alarm(&mut self, at: usize) {
         let host = &mut self.hosts[at];
         self.trace.note("alarm", host.id.0, 0);
         if let Some(node) = &mut host.node {
             node.alarm(Some(ALARM));
             host.alarm_until = self.now + self.rng.below(SECOND_MICROS);
+        }
+    }
+
+    /// A node does not hear from whoever leads the definitions, but from all others.
+    fn deafen(&mut self, node: NodeId) {
+        let leaders: Vec<NodeId> = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.node.as_ref())
+            .filter(|it| {
+                it.leads()
+                    .iter()
+                    .any(|led| led.shard == ShardId::DEFINITIONS)
+            })
+            .map(Node::id)
+            .collect();
+        for leader in leaders {
+            self.trace
+                .note("does not hear the leader", node.0, leader.0);
+            self.net.block(leader, node);
+            self.net.block(node, leader);
         }
     }
 

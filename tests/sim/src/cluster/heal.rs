@@ -57,6 +57,7 @@ impl Cluster {
             host.disk.set_stalled(false);
             host.disk.set_bytes_limit(u64::MAX);
             (host.stalled_until, host.full_until) = (0, 0);
+            host.set_clock_right();
             if let Some(node) = &mut host.node {
                 node.alarm(None);
             }

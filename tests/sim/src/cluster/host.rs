@@ -33,6 +33,9 @@ pub(super) struct Host {
     pub(super) short_until: u64,
     pub(super) full_until: u64,
     pub(super) alarm_until: u64,
+    /// Until when its clock on the wall is off by so many milliseconds more.
+    pub(super) wrong_until: u64,
+    pub(super) wrong_millis: i64,
     /// It is to end in order, and does so in any case by then.
     pub(super) ends_by: Option<u64>,
     /// It is told how much room its disk has.
@@ -64,6 +67,8 @@ impl Host {
             short_until: 0,
             full_until: 0,
             alarm_until: 0,
+            wrong_until: 0,
+            wrong_millis: 0,
             ends_by: None,
             measured_at: 0,
             away_since: None,
@@ -78,19 +83,26 @@ impl Host {
         let drift = micros / MILLION * self.drift_ppm;
         Now {
             mono: Instant(self.offset_micros + micros + drift),
-            wall: Time(wall(micros).0 + self.skew_millis),
+            wall: Time(
+                (wall(micros).0 + self.skew_millis).saturating_add_signed(self.wrong_millis),
+            ),
         }
     }
 
     /// Starts the node on what its disk holds.
     pub(super) fn start(&mut self) -> Result<(), lane::Error> {
         self.life += 1;
+        self.set_clock_right();
         self.steward = Steward::default();
         self.disk.set_bytes_limit(u64::MAX);
         self.disk.set_stalled(false);
         let node = Node::start(self.options.clone(), &mut self.disk, self.life)?;
         self.node = Some(node);
         Ok(())
+    }
+
+    pub(super) fn set_clock_right(&mut self) {
+        (self.wrong_until, self.wrong_millis) = (0, 0);
     }
 
     /// Its process runs.

@@ -23,6 +23,8 @@ pub(super) struct Faults {
     pub(super) one_way: u64,
     pub(super) both_ways: u64,
     pub(super) isolate: u64,
+    /// A node and the leader of the definitions alone.
+    pub(super) deaf: u64,
     /// A way gets slow; the weather changes.
     pub(super) slow: u64,
     pub(super) weather: u64,
@@ -31,6 +33,8 @@ pub(super) struct Faults {
     pub(super) short: u64,
     pub(super) full: u64,
     pub(super) alarm: u64,
+    /// A node's clock on the wall is set, far off the others'.
+    pub(super) clock: u64,
     /// A lead is handed over.
     pub(super) transfer: u64,
     /// Those that have failed as the rules tell: a leader that lags behind with definitions, one
@@ -80,12 +84,14 @@ impl Faults {
             one_way: often(100),
             both_ways: often(100),
             isolate: often(100),
+            deaf: often(200),
             slow: often(200),
             weather: often(200),
             stall: often(200),
             short: often(50),
             full: often(50),
             alarm: often(100),
+            clock: often(100),
             transfer: often(500),
             lag: often(100),
             cut_off: often(100),
@@ -99,7 +105,12 @@ impl Faults {
 
 impl Temper {
     pub(super) fn draw(rng: &mut Rng) -> Self {
-        let queues = rng.between(2, 6) as u32;
+        // Many are declared throughout the run.
+        let queues = if rng.permille(250) {
+            24
+        } else {
+            rng.between(2, 6) as u32
+        };
         Self {
             nodes: any(rng, &[3, 3, 3, 3, 4, 5, 5, 6, 7]),
             lane: lane::Options {

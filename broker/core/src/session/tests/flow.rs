@@ -44,6 +44,83 @@ fn an_alarm_blocks_publishers_and_nobody_else() {
 }
 
 #[test]
+fn what_is_to_be_routed_waits_for_definitions() {
+    let mut world = World::new();
+    let publisher = world.connect();
+    let consumer = world.connect();
+    world.send(consumer, 1, consume("q1", "t", true));
+    world.said(consumer);
+    world.fresh_until = world.now;
+    // Whoever publishes nothing goes on.
+    world.send(publisher, 2, ChannelOpen);
+    assert_eq!(world.said(publisher), ["2 channel.open-ok()"]);
+    world.publish(publisher, 1, "q1", "a");
+    assert!(world.unread(publisher) > 0);
+    world.wait_ms(10);
+    assert!(
+        world.said(publisher).is_empty(),
+        "nobody is told of a moment"
+    );
+    world.wait_ms(100);
+    assert_eq!(
+        world.said(publisher),
+        ["0 connection.blocked(reason=\"this node does not hear from the cluster's leader\")"]
+    );
+    assert_eq!(world.session(publisher).info().state, State::Blocked);
+    world.wait_ms(100);
+    assert!(world.said(consumer).is_empty());
+    world.fresh_until = world.now.plus_millis(1000);
+    world.wait_ms(100);
+    world.bytes(publisher, &[]);
+    assert_eq!(world.said(publisher), ["0 connection.unblocked()"]);
+    assert_eq!(world.unread(publisher), 0);
+    assert_eq!(world.said(consumer).len(), 1);
+    assert_eq!(world.session(publisher).info().state, State::Running);
+}
+
+#[test]
+fn a_body_waits_in_its_middle_and_a_held_publish_where_it_is() {
+    let mut world = World::new();
+    let publisher = world.connect();
+    let consumer = world.connect();
+    world.send(consumer, 1, consume("q1", "t", true));
+    world.said(consumer);
+    let body = vec![b'x'; 9_000];
+    let bytes = publish_frames(1, "", "q1", Properties::EMPTY, &body);
+    world.bytes(publisher, &bytes[..7_000]);
+    assert_eq!(world.unread(publisher), 0, "the first part is taken");
+    world.fresh_until = world.now;
+    world.bytes(publisher, &bytes[7_000..]);
+    assert!(world.unread(publisher) > 0);
+    world.wait_ms(100);
+    assert!(world.said(consumer).is_empty());
+    world.fresh_until = world.now.plus_millis(1000);
+    world.wait_ms(100);
+    world.bytes(publisher, &[]);
+    assert_eq!(world.said(consumer).len(), 1);
+    world.said(publisher);
+
+    // One that waits for an answer of its channel, too.
+    world.fresh_until = world.now.plus_millis(1000);
+    world.hold = true;
+    let get = BasicGet {
+        queue: short("q1"),
+        no_ack: true,
+    };
+    world.publish(publisher, 1, "q1", "first");
+    world.send(publisher, 1, get);
+    world.publish(publisher, 1, "q1", "second");
+    assert_eq!(world.unread(publisher), 0);
+    world.fresh_until = world.now;
+    world.release();
+    world.wait_ms(10);
+    assert_eq!(world.said(consumer).len(), 1, "the first one alone");
+    world.fresh_until = world.now.plus_millis(1000);
+    world.wait_ms(100);
+    assert_eq!(world.said(consumer).len(), 1);
+}
+
+#[test]
 fn unfinished_publishes_stop_the_reading() {
     let mut world = World::new();
     world.options.in_flight_bytes_max = 10_000;

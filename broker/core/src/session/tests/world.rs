@@ -151,6 +151,8 @@ pub(super) struct World {
     rows: BTreeMap<Store, Rows>,
     /// Batches and questions wait in `waiting` while set.
     pub(super) hold: bool,
+    /// Until when messages are routed.
+    pub(super) fresh_until: Instant,
     waiting: VecDeque<(SessionId, Item)>,
     /// The next batches are refused.
     pub(super) refuse: bool,
@@ -170,6 +172,7 @@ impl World {
             clients: Vec::new(),
             rows: BTreeMap::new(),
             hold: false,
+            fresh_until: Instant(u64::MAX),
             waiting: VecDeque::new(),
             refuse: false,
             asked: Vec::new(),
@@ -410,6 +413,7 @@ impl World {
                 replies: &self.replies,
                 shards: 2,
                 home: HOME,
+                fresh_until: self.fresh_until,
             };
             let consumed = session.handle_bytes(self.now, &env, unread, &mut work);
             assert!(consumed <= unread.len());
@@ -435,6 +439,7 @@ impl World {
             replies: &self.replies,
             shards: 2,
             home: HOME,
+            fresh_until: self.fresh_until,
         };
         let session = &mut self.clients[client].session;
         session.handle_event(self.now, &env, event, &mut work);
@@ -449,6 +454,7 @@ impl World {
             replies: &self.replies,
             shards: 2,
             home: HOME,
+            fresh_until: self.fresh_until,
         };
         let session = &mut self.clients[client].session;
         session.handle_disconnect(self.now, &env, &mut work);
@@ -467,6 +473,7 @@ impl World {
                 replies: &self.replies,
                 shards: 2,
                 home: HOME,
+                fresh_until: self.fresh_until,
             };
             let session = &mut self.clients[at].session;
             if session.timeout().is_some_and(|due| due <= self.now) {
@@ -485,6 +492,7 @@ impl World {
             replies: &self.replies,
             shards: 2,
             home: HOME,
+            fresh_until: self.fresh_until,
         };
         let session = &mut self.clients[client].session;
         session.handle_bytes(self.now, &env, bytes, &mut Work::default());
@@ -497,6 +505,7 @@ impl World {
             replies: &self.replies,
             shards: 2,
             home: HOME,
+            fresh_until: self.fresh_until,
         };
         let session = &mut self.clients[client].session;
         session.handle_timeout(self.now, &env, &mut Work::default());
@@ -601,6 +610,7 @@ impl World {
                     replies: &self.replies,
                     shards: 2,
                     home: HOME,
+                    fresh_until: self.fresh_until,
                 };
                 let Client {
                     session, received, ..

@@ -132,7 +132,7 @@ impl Cluster {
             crashes: 0,
         };
         for at in 0..cluster.nodes.len() {
-            cluster.nodes[at].skew = cluster.below(2000);
+            cluster.nodes[at].skew = cluster.below(400);
             cluster.start(at);
         }
         cluster
@@ -611,6 +611,45 @@ fn a_leader_whose_disk_hangs_gives_its_leads_away() {
         assert_eq!(stored, proposed, "seed {seed}");
         cluster.nodes[victim].hangs = false;
         cluster.settle();
+    }
+}
+
+#[test]
+fn a_leader_whose_clock_is_wrong_gives_its_leads_away() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::new(seed, 3);
+        cluster.advance(3_000_000);
+        let victim = leader(&cluster);
+        let before = cluster.nodes[victim].skew;
+        cluster.nodes[victim].skew = before + 3_600_000;
+        for round in 0..60 {
+            cluster.propose(round % 3);
+            cluster.advance(50_000);
+        }
+        let led_now = led(&cluster);
+        assert_eq!(led_now[victim], 0, "seed {seed}: {led_now:?}");
+        assert_eq!(led_now.iter().sum::<usize>(), SHARDS as usize);
+        // Nobody hands it a lead.
+        let replica = |at: usize, shard| {
+            let lane = cluster.nodes[at].lane.as_ref().expect("started");
+            lane.status(shard).and_then(|it| it.replica).expect("here")
+        };
+        let moves: Vec<_> = (0..3)
+            .flat_map(|at| (1..=SHARDS).map(move |shard| (at, ShardId(shard))))
+            .map(|(at, shard)| (at, shard, replica(victim, shard)))
+            .collect();
+        for (at, shard, to) in moves {
+            cluster.nodes[at]
+                .inputs
+                .push_back(Input::Transfer { shard, to });
+        }
+        cluster.advance(1_000_000);
+        assert_eq!(led(&cluster), led_now, "seed {seed}");
+        cluster.nodes[victim].skew = before;
+        cluster.settle();
+        let stored: usize = cluster.stored.values().map(BTreeSet::len).sum();
+        let proposed: usize = cluster.proposed.values().map(BTreeSet::len).sum();
+        assert_eq!(stored, proposed, "seed {seed}");
     }
 }
 

@@ -14,23 +14,23 @@ use crate::log::sim::SimDisk;
 use crate::rows::{Committed, RowKey, Transaction, Write};
 
 /// A node, its lane while it runs, and what its watcher has seen of unlogged rows.
-struct Node {
+pub(super) struct Node {
     id: NodeId,
     disk: SimDisk,
     life: u64,
-    lane: Option<Lane<Double, u32>>,
+    pub(super) lane: Option<Lane<Double, u32>>,
     inputs: VecDeque<Input<Ask, u32>>,
     outputs: Outputs<Told, u32>,
     rows: BTreeMap<RowKey, Bytes>,
 }
 
-struct Net {
-    nodes: Vec<Node>,
+pub(super) struct Net {
+    pub(super) nodes: Vec<Node>,
     linked: BTreeSet<(usize, usize)>,
     random: u64,
     /// Of 100.
     lost: u64,
-    now: Now,
+    pub(super) now: Now,
     /// Those that have a replica of all that is logged.
     founders: Vec<NodeId>,
 }
@@ -48,7 +48,7 @@ impl Net {
         Self::founded_by(Vec::new(), nodes, random)
     }
 
-    fn founded_by(founders: Vec<NodeId>, nodes: u64, random: u64) -> Self {
+    pub(super) fn founded_by(founders: Vec<NodeId>, nodes: u64, random: u64) -> Self {
         let node = |id| Node {
             id: NodeId(id),
             disk: SimDisk::new(id),
@@ -106,7 +106,7 @@ impl Net {
         node.outputs = Outputs::default();
     }
 
-    fn link(&mut self, a: usize, b: usize) {
+    pub(super) fn link(&mut self, a: usize, b: usize) {
         for (from, to) in [(a, b), (b, a)] {
             if self.linked.insert((from, to)) {
                 let node = self.nodes[to].id;
@@ -116,7 +116,7 @@ impl Net {
         self.run();
     }
 
-    fn unlink(&mut self, a: usize, b: usize) {
+    pub(super) fn unlink(&mut self, a: usize, b: usize) {
         for (from, to) in [(a, b), (b, a)] {
             if self.linked.remove(&(from, to)) {
                 let node = self.nodes[to].id;
@@ -176,7 +176,7 @@ impl Net {
         more || sent || !self.nodes[at].inputs.is_empty()
     }
 
-    fn pass(&mut self, millis: u64) {
+    pub(super) fn pass(&mut self, millis: u64) {
         for _ in 0..millis.div_ceil(40) {
             self.now.mono = self.now.mono.plus_millis(40);
             self.now.wall.0 += 40;
@@ -188,8 +188,12 @@ impl Net {
     }
 
     fn transact(&mut self, at: usize, ticket: u32, write: Write) {
+        self.transact_in(ShardId::LOCAL_DEFINITIONS, at, ticket, write);
+    }
+
+    pub(super) fn transact_in(&mut self, shard: ShardId, at: usize, ticket: u32, write: Write) {
         self.nodes[at].inputs.push_back(Input::Transact {
-            shard: ShardId::LOCAL_DEFINITIONS,
+            shard,
             transaction: Transaction {
                 preconditions: Vec::new(),
                 writes: vec![write],
@@ -230,7 +234,7 @@ impl Net {
         std::mem::take(&mut self.nodes[at].outputs.done)
     }
 
-    fn committed(&mut self, at: usize) -> Vec<u32> {
+    pub(super) fn committed(&mut self, at: usize) -> Vec<u32> {
         let committed = std::mem::take(&mut self.nodes[at].outputs.committed);
         let yes = |committed: &Option<Committed>| matches!(committed, Some(Committed::Yes { .. }));
         assert!(committed.iter().all(|(_, it)| yes(it)), "{committed:?}");

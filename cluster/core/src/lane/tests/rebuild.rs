@@ -8,6 +8,7 @@ use crate::ids::{Life, NodeId, Now, ReplicaId, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options, ShardStatus, queue_at};
 use crate::link::{self, About, Parcel};
+use crate::log::disk::{FileName, Op};
 use crate::log::sim::SimDisk;
 
 const SHARD: ShardId = ShardId(1);
@@ -189,15 +190,60 @@ fn an_install_that_is_being_saved_needs_nothing_that_a_full_disk_loses() {
     }
     assert_eq!(pair.lane(1).installing_shard(), Some(SHARD), "not saved");
     let lane = pair.nodes[1].lane.as_mut().expect("started");
-    lane.adopted_lost();
+    lane.store.log.lose_adopted();
+    pair.run();
     // Else the founder is told that it is on disk.
-    assert_eq!(lane.installing_shard(), Some(SHARD));
+    assert_eq!(pair.lane(1).installing_shard(), Some(SHARD));
     pair.pass(2_000);
     assert_eq!(pair.unheard, 0);
     (pair.nodes[1].answers, pair.deaf) = (true, false);
     pair.pass(2_000);
     assert_eq!(pair.lane(1).installing_shard(), None);
     assert_eq!(pair.status(1).applied, pair.status(0).applied);
+}
+
+/// Seed 1304 of the simulator: the state took its place in the step that brought the news.
+#[test]
+fn bodies_that_a_full_disk_has_lost_are_fetched_again() {
+    let mut pair = Pair::new();
+    pair.join();
+    let fetches = |pair: &Pair| {
+        let writes = |op: &Op| match op {
+            Op::Write {
+                file: FileName::Segment(id),
+                ..
+            } => id.is_survivor(),
+            _ => false,
+        };
+        pair.nodes[1].disk.waiting().iter().any(writes)
+    };
+    while !fetches(&pair) {
+        pair.nodes[1].answers = false;
+        pair.pass(40);
+        assert!(pair.values(1).is_empty());
+        if !fetches(&pair) {
+            let node = &mut pair.nodes[1];
+            let completion = node.disk.complete_one().map(Input::Disk);
+            node.inputs.extend(completion);
+        }
+    }
+    let node = &mut pair.nodes[1];
+    node.disk.set_bytes_limit(node.disk.used_bytes());
+    while let Some(completion) = pair.nodes[1].disk.complete_one() {
+        pair.link(Input::Disk(completion), 1);
+        pair.run();
+        assert!(pair.values(1).is_empty(), "nothing takes its place");
+    }
+    pair.nodes[1].disk.set_bytes_limit(u64::MAX);
+    pair.nodes[1].answers = true;
+    pair.link(Input::FreeDisk { bytes: u64::MAX }, 1);
+    pair.pass(20_000);
+    assert_eq!(pair.values(1), [1, 2, 3]);
+    assert_eq!(pair.status(1).applied, pair.status(0).applied);
+    // Its log finds what it refers to.
+    pair.crash();
+    pair.start(1);
+    assert_eq!(pair.values(1), [1, 2, 3]);
 }
 
 #[test]

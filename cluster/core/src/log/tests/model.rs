@@ -240,9 +240,7 @@ impl Model {
                     shard.relocate(moved.key, moved.id, moved.from, moved.to, &mut bodies);
                 }
                 Event::CheckpointDurable { .. } => self.checkpoints += 1,
-                Event::CheckpointFailed { .. }
-                | Event::CheckpointRead { .. }
-                | Event::AdoptedLost => {}
+                Event::CheckpointFailed { .. } | Event::CheckpointRead { .. } => {}
             }
         }
     }
