@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Time};
+use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Term, Time};
 use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::members::steps::{self, Step};
 use warren_cluster_core::members::{Directory, NodeState};
@@ -51,9 +51,10 @@ pub(crate) struct Steward {
     proposed: Option<(Transaction, Instant)>,
     /// When the whole cluster is looked at next.
     look_at: Instant,
-    transferred: BTreeMap<ShardId, Instant>,
+    /// When leads of this node were offered to another one, in the term in which it has them.
+    transferred: BTreeMap<(ShardId, Term), Instant>,
     /// Since when this node leads what it leads.
-    led_since: BTreeMap<ShardId, Instant>,
+    led_since: BTreeMap<(ShardId, Term), Instant>,
     /// What was done last time, so that the log has each step once.
     done: Vec<(ShardId, Step)>,
     held: Vec<(ShardId, placement::Hold)>,
@@ -156,10 +157,14 @@ impl Steward {
         let now = Instant::now();
         self.transferred
             .retain(|_, at| now.duration_since(*at) < TRANSFER_AGAIN);
+        let leads: BTreeMap<ShardId, Term> = led
+            .iter()
+            .filter_map(|status| Some((status.shard, status.leader?.0)))
+            .collect();
         self.led_since
-            .retain(|shard, _| led.iter().any(|status| status.shard == *shard));
-        for status in led {
-            self.led_since.entry(status.shard).or_insert(now);
+            .retain(|(shard, term), _| leads.get(shard) == Some(term));
+        for (shard, term) in &leads {
+            self.led_since.entry((*shard, *term)).or_insert(now);
         }
         let me = directory.nodes.get(&self.colleagues.me());
         let rests = me.is_some_and(|me| me.value.state != NodeState::Active);
@@ -168,12 +173,13 @@ impl Steward {
             if !matches!(step, Step::Transfer(_)) {
                 return true;
             }
-            let since = self.led_since.get(shard).copied().unwrap_or(now);
+            let lead = (*shard, leads.get(shard).copied().unwrap_or_default());
+            let since = self.led_since.get(&lead).copied().unwrap_or(now);
             let is_new = !rests && now.duration_since(since) < LEAD_KEPT;
-            let offered = is_new || self.transferred.contains_key(shard);
+            let offered = is_new || self.transferred.contains_key(&lead);
             waits |= is_new;
             if !offered {
-                self.transferred.insert(*shard, now);
+                self.transferred.insert(lead, now);
             }
             !offered
         });

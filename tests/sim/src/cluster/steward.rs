@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Time};
+use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId, Term, Time};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane::ShardStatus;
 use warren_cluster_core::members::steps::{self, Step};
@@ -41,7 +41,8 @@ pub(super) struct Steward {
     proposed: Option<(Transaction, u64)>,
     /// Nodes that there is no way to, and since when.
     down: BTreeMap<NodeId, Time>,
-    transferred: BTreeMap<ShardId, u64>,
+    /// When leads were offered, in the term in which the node has them.
+    transferred: BTreeMap<(ShardId, Term), u64>,
 }
 
 impl Look {
@@ -119,9 +120,11 @@ impl Steward {
             .retain(|_, at| now < *at + TRANSFER_AGAIN_MICROS);
         steps.retain(|(shard, step)| {
             let transfers = matches!(step, Step::Transfer(_));
-            let offered = transfers && self.transferred.contains_key(shard);
+            let term = led.iter().find(|status| status.shard == *shard);
+            let term = term.and_then(|status| status.leader).unwrap_or_default().0;
+            let offered = transfers && self.transferred.contains_key(&(*shard, term));
             if transfers && !offered {
-                self.transferred.insert(*shard, now);
+                self.transferred.insert((*shard, term), now);
             }
             !offered
         });

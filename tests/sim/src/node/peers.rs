@@ -236,6 +236,15 @@ impl Node {
         let mut bytes = Vec::new();
         head.origins.encode(&mut bytes);
         bytes.extend_from_slice(&head.time.0.to_le_bytes());
+        for members in [
+            head.members.voters,
+            head.members.learners,
+            head.members.outgoing,
+            head.members.learners_next,
+        ] {
+            let sorted = BTreeSet::from_iter(members);
+            bytes.extend_from_slice(format!("{sorted:?}").as_bytes());
+        }
         if let Some(machine) = self.lane.machine(shard) {
             machine.dump(&mut bytes);
         }
