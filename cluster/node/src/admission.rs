@@ -233,6 +233,23 @@ pub(crate) fn with_announced(known: &[String], announced: Option<&Vec<String>>) 
     newer.chain(known).cloned().collect()
 }
 
+/// Where the members are: as they announced it last, as their rows say. Also nodes that the
+/// directory does not have yet, if they, or others, have said where they are.
+pub(crate) fn whereabouts(
+    directory: &Directory,
+    announced: &BTreeMap<NodeId, Vec<String>>,
+) -> BTreeMap<NodeId, Vec<String>> {
+    let members = directory.members();
+    let members = members.map(|(id, row)| (id, with_announced(&row.addresses, announced.get(&id))));
+    // Ids grow, and are never used again.
+    let next = directory.next.as_ref().map(|row| row.value.node);
+    let newer = announced
+        .iter()
+        .filter(|(id, _)| next.is_some_and(|next| **id >= next))
+        .map(|(id, at)| (*id, at.clone()));
+    newer.chain(members).collect()
+}
+
 /// What a transaction that lets a node in is made from.
 fn versions(directory: &Directory, token: u64) -> (Option<Version>, Option<Version>) {
     let next = directory.next.as_ref().map(|row| row.version);
@@ -271,8 +288,9 @@ impl Admission for Desk {
             let before = announced.insert(node, addresses.clone());
             before.as_ref() != Some(&addresses)
         });
-        let others = self.announced.borrow();
-        let others = others.iter().filter(|(id, _)| **id != node);
-        Ok(others.map(|(id, at)| (*id, at.clone())).collect())
+        // It may have been away when they joined, and must know whoever leads the definitions.
+        let mut others = whereabouts(&directory, &self.announced.borrow());
+        others.remove(&node);
+        Ok(others.into_iter().collect())
     }
 }

@@ -27,7 +27,7 @@ use warren_cluster_core::members::{
 use warren_cluster_core::placement;
 
 pub use crate::admission::TokenError;
-use crate::admission::{Desk, with_announced};
+use crate::admission::{Desk, whereabouts, with_announced};
 use crate::colleagues::{self, Colleagues};
 use crate::grpc::Routes;
 use crate::handle::Handle;
@@ -45,6 +45,8 @@ const ANNOUNCE_PERIOD: Duration = Duration::from_secs(1);
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A change of the node's own row that came to nothing is tried again after this.
 const OWN_ROW_AGAIN: Duration = Duration::from_secs(10);
+/// How often a node looks whether it hears from the leader of the definitions.
+const BEHIND_PERIOD: Duration = Duration::from_secs(5);
 /// How long leads may take to be handed over before a stop.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(1);
@@ -326,17 +328,15 @@ fn addresses(
     cached: &Addresses,
     me: NodeId,
 ) -> Addresses {
-    let rows = directory.members();
-    let rows = rows.map(|(id, node)| (id, node.addresses.clone()));
-    let mut known: Addresses = rows.collect();
+    let mut known = whereabouts(directory, announced);
     if known.is_empty() {
-        known.clone_from(cached);
+        let cached = cached.iter();
+        known = cached
+            .map(|(id, at)| (*id, with_announced(at, announced.get(id))))
+            .collect();
     }
-    known.retain(|(node, _)| *node != me);
-    for (node, addresses) in &mut known {
-        *addresses = with_announced(addresses, announced.get(node));
-    }
-    known
+    known.remove(&me);
+    known.into_iter().collect()
 }
 
 /// Tells the links who the peers are, and the local store.
@@ -401,17 +401,19 @@ async fn say_where(
                 proposed = None;
             }
         }
-        if (!said || first) && !options.addresses.is_empty() {
+        // Who leads the definitions may have joined while this node was away, and be unknown to it.
+        let lost = desk.lane.is_behind();
+        if (!said || first || lost) && !options.addresses.is_empty() {
             let others = addresses(&known, &desk.announced.borrow(), &cached, me);
             if announce(&desk, &credentials, &options.addresses, others).await {
                 colleagues.dismissed.notify_one();
             }
             first = false;
         }
-        let period = match (said, proposed) {
+        let period = match (said && !lost, proposed) {
             (false, _) => ANNOUNCE_PERIOD,
             (true, Some(_)) => OWN_ROW_AGAIN,
-            (true, None) => Duration::MAX,
+            (true, None) => BEHIND_PERIOD,
         };
         if let Ok(Err(_)) = timeout(period, directory.changed()).await {
             return;

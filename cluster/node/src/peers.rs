@@ -276,6 +276,9 @@ pub(crate) trait Lane: Send + Sync + 'static {
     /// Shard 0, as this node knows it.
     fn definitions(&self) -> Option<ShardStatus>;
 
+    /// Whether this node does not hear from the leader of the definitions.
+    fn is_behind(&self) -> bool;
+
     /// Does these steps, where this node still leads.
     fn act(&self, steps: Vec<(ShardId, Step)>);
 
@@ -320,6 +323,11 @@ where
             transaction,
             ticket: self.nobody,
         }]);
+    }
+
+    fn is_behind(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| shared.fresh_until() <= shared.clock.now().mono)
     }
 
     fn led(&self) -> Vec<ShardStatus> {

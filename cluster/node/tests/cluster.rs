@@ -524,6 +524,41 @@ async fn four(name: &str) -> (Vec<Folder>, Vec<Node>) {
     (folders, nodes)
 }
 
+/// Seeds 405 and 1509 of the simulator: the leader of the definitions had joined while the node was
+/// away, which did not know it and so refused it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_hears_of_a_leader_that_has_joined_meanwhile() {
+    let (folders, [one, two, three]) = three("stranger").await;
+    drop(three);
+    let token = one.cluster.create_join_token(2, DAY).await;
+    let token = token.expect("a token");
+    let newer = [4, 5].map(|at| Folder::new(&format!("stranger-{at}")));
+    let _four = start(&newer[0], Some(&token)).await;
+    // With five nodes, shard 0 has five voters.
+    let five = start(&newer[1], Some(&token)).await;
+    let (shard, id) = (ShardId::DEFINITIONS, NodeId(4));
+    eventually("the new node has a vote", || {
+        let voters = one.status(shard).members.voters;
+        voters.iter().any(|it| it.node() == id).then_some(())
+    })
+    .await;
+    let moved = one.cluster.prefer_leader(shard, id).await;
+    assert_eq!(moved, Ok(()));
+    eventually("it leads", || {
+        let leader = two.status(shard).leader;
+        leader.is_some_and(|(_, leader)| leader == id).then_some(())
+    })
+    .await;
+    // At another address than before, too.
+    let three = start(&folders[2], None).await;
+    eventually("it has what all have", || {
+        (three.cluster.directory().nodes.len() == 5).then_some(())
+    })
+    .await;
+    five.propose(1).await;
+    three.propose(2).await;
+}
+
 /// Waits until all is where it belongs.
 async fn rested(node: &Node) {
     let until = Instant::now() + PATIENCE;

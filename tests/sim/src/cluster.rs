@@ -14,6 +14,7 @@ use warren_cluster_core::ids::{Index, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::Input;
 use warren_cluster_core::lane;
 use warren_cluster_core::log::sim::SimDisk;
+use warren_cluster_core::members::Directory;
 use warren_cluster_core::rows::Version;
 
 use crate::checker::Checker;
@@ -106,9 +107,23 @@ impl Nodes for Running<'_> {
     fn knows(&self, node: NodeId, other: NodeId) -> bool {
         let node = self.host(node).and_then(|host| host.node.as_ref());
         node.is_some_and(|node| {
-            let nodes = &node.directory().nodes;
+            let directory = node.directory();
+            let is_member = |directory: &Directory| {
+                let row = directory.nodes.get(&other);
+                row.is_some_and(|row| row.value.is_member())
+            };
+            // One that joined while this one was away: others have told.
+            let is_newer = directory
+                .next
+                .as_ref()
+                .is_some_and(|next| other >= next.value.node);
+            let told = || {
+                let others = node.reachable().iter().filter_map(|id| self.host(*id));
+                let mut others = others.filter_map(|host| host.node.as_ref());
+                others.any(|it| is_member(it.directory()))
+            };
             // One that has just joined was told where the others are.
-            nodes.is_empty() || nodes.get(&other).is_some_and(|row| row.value.is_member())
+            directory.nodes.is_empty() || is_member(directory) || (is_newer && told())
         })
     }
 }
