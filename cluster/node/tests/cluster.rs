@@ -658,8 +658,12 @@ async fn a_node_leaves_when_nothing_is_left_on_it() {
     tokio::time::timeout(PATIENCE, nodes[3].cluster.dismissed())
         .await
         .expect("it is told");
-    let directory = nodes[0].cluster.directory();
-    assert_eq!(directory.nodes[&leaves].value.state, NodeState::Removed);
+    // Who told it may know it before this one.
+    eventually("it is removed", || {
+        let directory = nodes[0].cluster.directory();
+        (directory.nodes[&leaves].value.state == NodeState::Removed).then_some(())
+    })
+    .await;
     rested(&nodes[0]).await;
     assert_eq!(nodes[0].cluster.directory().replicas_on(leaves).count(), 0);
     nodes[0].propose(2).await;

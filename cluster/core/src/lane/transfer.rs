@@ -88,6 +88,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     fn go_on_sending(&mut self, shard: ShardId, now: Instant) {
+        self.check_installed(shard);
         let durable = self.store.log.durable_checkpoint(shard);
         let Some(consensus) = self.consensus(shard) else {
             return;
@@ -101,6 +102,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if !leads || silent {
             self.end_transfer(shard);
             return;
+        }
+        if sending.index.is_some_and(|index| index < members_at) {
+            // The receiver may be no member as of that entry: then it does not take it.
+            (sending.index, sending.installed) = (None, false);
+            sending.request = None;
         }
         if sending.index.is_none() {
             // One from which on entries can be sent, and that has the receiver as a member.

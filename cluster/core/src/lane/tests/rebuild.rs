@@ -32,6 +32,8 @@ struct Pair {
     unheard: u32,
     /// Nothing that the founder says arrives.
     mute: bool,
+    /// Of what it says of checkpoints nothing arrives.
+    withheld: bool,
 }
 
 impl Pair {
@@ -53,6 +55,7 @@ impl Pair {
             deaf: false,
             unheard: 0,
             mute: false,
+            withheld: false,
         };
         pair.start(0);
         pair.start(1);
@@ -123,7 +126,9 @@ impl Pair {
                 self.unheard += 1;
                 continue;
             }
-            if self.mute && at == 0 {
+            let transfers = |parcel: &Parcel| matches!(parcel, Parcel::Transfer(_));
+            let withheld = self.withheld && parcels.iter().any(|(_, it)| transfers(it));
+            if at == 0 && (self.mute || withheld) {
                 continue;
             }
             let input = Input::Received { from, envelope };
@@ -244,6 +249,32 @@ fn bodies_that_a_full_disk_has_lost_are_fetched_again() {
     pair.crash();
     pair.start(1);
     assert_eq!(pair.values(1), [1, 2, 3]);
+}
+
+/// Seed 373 of the simulator: the checkpoint that was sent was of a time in which it was none.
+#[test]
+fn one_that_was_no_member_for_a_while_is_sent_a_state_that_has_it() {
+    let mut pair = Pair::new();
+    pair.withheld = true;
+    pair.join();
+    pair.pass(200);
+    let replica = ReplicaId::new(NodeId(2), 9);
+    let change = |pair: &mut Pair, change| {
+        let (shard, changes) = (SHARD, vec![change]);
+        pair.link(Input::ChangeMembers { shard, changes }, 0);
+        pair.pass(200);
+    };
+    change(&mut pair, MemberChange::Remove(replica));
+    assert_eq!(pair.status(0).members.learners, []);
+    let lane = pair.nodes[0].lane.as_mut().expect("started");
+    lane.store.log.request_checkpoint(SHARD);
+    pair.pass(200);
+    change(&mut pair, MemberChange::Learner(replica));
+    pair.withheld = false;
+    pair.pass(20_000);
+    assert_eq!(pair.values(1), [1, 2, 3]);
+    assert_eq!(pair.status(1).members.learners, [replica]);
+    assert_eq!(pair.status(1).applied, pair.status(0).applied);
 }
 
 #[test]
