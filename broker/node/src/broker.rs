@@ -70,6 +70,8 @@ pub(crate) struct Broker {
     /// The life that exclusive and transient objects are marked with.
     incarnation: AtomicU64,
     stopping: AtomicBool,
+    /// It is about to stop: its leads go elsewhere first.
+    leaving: AtomicBool,
     /// An operator wants this node to serve no clients.
     draining: AtomicBool,
     registry: Registry,
@@ -96,6 +98,7 @@ impl Broker {
             node: AtomicU64::new(0),
             incarnation: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cluster: OnceLock::new(),
             events: Events::new(),
@@ -327,9 +330,15 @@ impl Broker {
         }
     }
 
-    /// Whether clients may come.
+    /// Whether clients may come, and are to.
     pub(crate) fn serves(&self) -> bool {
-        self.sends_away().is_none() && self.cluster.get().is_some()
+        let leaves = self.leaving.load(Ordering::Acquire);
+        !leaves && self.sends_away().is_none() && self.cluster.get().is_some()
+    }
+
+    /// It will stop in a moment: whoever asks where to connect is told to go elsewhere.
+    pub(crate) fn begin_leaving(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     /// What clients are told that may not come.

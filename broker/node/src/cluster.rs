@@ -19,8 +19,7 @@ use warren_cluster::membership;
 use warren_cluster::tls::Files;
 use warren_cluster::token::{JoinToken, is_address};
 use warren_cluster_core::ids::Time;
-use warren_cluster_core::members::KINDS_FIRST;
-use warren_cluster_core::members::NodeState;
+use warren_cluster_core::members::{CLUSTER_VERSION, KINDS_FIRST, NodeState};
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -53,10 +52,18 @@ const _: () = assert!(
 pub(crate) async fn prepare(config: &Config, now: Time) -> anyhow::Result<Listener> {
     let listener = bind(config.cluster).await?;
     let place = membership(&config.data_dir)?;
-    let has_joined = place.is_some_and(|place| place.replica.is_some());
+    let is_let_in = place.as_ref().is_some_and(|place| place.replica.is_some());
+    // One without a certificate was cut short when it joined, and asks again.
+    let has_joined = is_let_in && Files::new(&config.data_dir).node()?.is_some();
     if config.await_join {
         if has_joined {
             return Ok(listener);
+        }
+        if place.is_some() && !is_let_in {
+            bail!(
+                "{} holds a cluster of its own: --await-join wants an empty data folder",
+                config.data_dir.display()
+            );
         }
         return wait_to_be_offered(config, listener, now).await;
     }
@@ -64,7 +71,15 @@ pub(crate) async fn prepare(config: &Config, now: Time) -> anyhow::Result<Listen
     if !asks || (has_joined && config.join_token.is_none()) {
         return Ok(listener);
     }
-    let mut token = token(config).await?;
+    let mut token = match token(config).await {
+        Ok(token) => token,
+        Err(error) if has_joined => {
+            // Whoever has joined needs none.
+            tracing::warn!(error = format!("{error:#}"), "the token is ignored");
+            return Ok(listener);
+        }
+        Err(error) => return Err(error),
+    };
     let mut addresses = config.join.clone();
     token
         .addresses
@@ -192,6 +207,12 @@ pub(crate) async fn start(
             ),
         }
     }
+    match cluster.make_admin(&config.data_dir) {
+        Ok(true) => tracing::info!("an administrator's certificate is in the data folder's admin/"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "cannot make an administrator's certificate"),
+    }
+    check_version(&cluster)?;
     let writes = config.join.is_empty() && config.join_token.is_none() && !config.await_join;
     if let Some(path) = &config.bootstrap_token_file
         && writes
@@ -203,6 +224,22 @@ pub(crate) async fn start(
         written.with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(cluster)
+}
+
+/// A cluster whose nodes could all do more was raised to that: an older program has no place in it.
+fn check_version(cluster: &Cluster) -> anyhow::Result<()> {
+    let directory = cluster.directory();
+    let version = directory
+        .cluster
+        .as_ref()
+        .map_or(0, |row| row.value.version);
+    if version > CLUSTER_VERSION {
+        bail!(
+            "the cluster is of version {version}, and this program knows {CLUSTER_VERSION}: \
+             start the newer one"
+        );
+    }
+    Ok(())
 }
 
 /// Sends clients away for as long as the node's row says that it is not active.

@@ -218,6 +218,7 @@ async fn stop(broker: &Arc<Broker>, cluster: &Cluster) -> i32 {
     let within = Duration::from_millis(broker.config().shutdown_timeout);
     let deadline = tokio::time::Instant::now() + within;
     tracing::info!(connections = broker.sessions().count(), "stopping");
+    broker.begin_leaving();
     let left = cluster.hand_over().await;
     if left > 0 {
         tracing::warn!(shards = left, "nobody took the lead of these in time");

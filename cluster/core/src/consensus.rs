@@ -128,6 +128,9 @@ pub enum Error {
     Refused(String),
     #[error("message of a peer cannot be read: {0}")]
     Malformed(String),
+    /// Rule 4: an old copy of a data folder, or a disk that lost what it had synced.
+    #[error("entries up to {acknowledged} were acknowledged, and only those up to {last} are here")]
+    Forgetful { acknowledged: Index, last: Index },
 }
 
 /// One replica's part in its shard.

@@ -38,7 +38,7 @@ use std::fmt;
 use crate::consensus::Members;
 use crate::ids::{Index, NodeId, ReplicaId, ShardId, Time};
 use crate::members::Wanted;
-pub use risk::{nodes_of_zone, quorum_risk, would_break};
+pub use risk::{needs_node, nodes_of_zone, quorum_risk, would_break};
 pub use view::{Known, cluster};
 
 /// What an operator wants of a node.

@@ -96,11 +96,14 @@ pub(crate) struct Replica<M: Machine, T> {
     forgotten: ReplicaId,
     /// Something happened to the machine since its last flush.
     touched: bool,
+    /// Where its log ends, if it lacks what it has acknowledged to a leader.
+    forgot: Option<Index>,
 }
 
 impl<M: Machine, T: Copy> Replica<M, T> {
     pub(crate) fn new(state: State<M>, consensus: Consensus, origin: Origin<T>) -> Self {
         Self {
+            forgot: None,
             proposed: state.time(),
             agreed: state.applied().0,
             state,
@@ -140,6 +143,22 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     pub(crate) fn applied(&self) -> (Index, Term) {
         self.state.applied()
+    }
+
+    /// # Errors
+    /// When it lacks entries that it has acknowledged: what it would do with the rest could undo
+    /// what others agreed on with its help.
+    pub(crate) fn check_memory(&self) -> Result<(), Malformed> {
+        match self.forgot {
+            None => Ok(()),
+            Some(last) => Err(Malformed {
+                what: "log of this node's replica",
+                at: usize::try_from(last.0).unwrap_or(usize::MAX),
+                cause: "entries that it has acknowledged are missing: this is an old copy of the \
+                        data folder, or its disk lost something; remove the node from the \
+                        cluster, and add it with an empty folder",
+            }),
+        }
     }
 
     /// The term that the machine leads.

@@ -67,6 +67,11 @@ impl Cluster {
         placement::would_break(&self.placed(overview), &self.placement, Time(0), node)
     }
 
+    /// Whether there is a way to a node.
+    fn answers(&self, node: NodeId) -> bool {
+        node == self.node() || self.reachable.borrow().contains(&node)
+    }
+
     /// Sets what is wanted of a node.
     ///
     /// # Errors
@@ -86,7 +91,8 @@ impl Cluster {
             if state != NodeState::Active {
                 let others = directory.members();
                 let mut others = others.filter(|(id, _)| *id != node);
-                if !others.any(|(_, other)| other.state == NodeState::Active) {
+                let active = NodeState::Active;
+                if !others.any(|(id, other)| other.state == active && self.answers(id)) {
                     let text = format!("node {node} is the last one that could lead");
                     return Err(Refused::NotNow(text));
                 }
@@ -109,7 +115,7 @@ impl Cluster {
     ) -> Result<(), Refused> {
         self.change(|directory| {
             let mut wanted = wanted(directory, shard)?;
-            may_have(directory, to)?;
+            may_have(directory, to, |id| self.answers(id))?;
             let has =
                 |node: NodeId| wanted.voters.contains(&node) || wanted.learners.contains(&node);
             if !has(from) && has(to) {
@@ -149,7 +155,7 @@ impl Cluster {
     /// When `by` is not active, or the rows cannot be changed.
     pub async fn replace(&self, node: NodeId, by: NodeId) -> Result<(), Refused> {
         self.change(|directory| {
-            may_have(directory, by)?;
+            may_have(directory, by, |id| self.answers(id))?;
             if by == node {
                 return Err(Refused::Never("a node cannot replace itself".to_owned()));
             }
@@ -176,7 +182,7 @@ impl Cluster {
     pub async fn prefer_leader(&self, shard: ShardId, to: NodeId) -> Result<(), Refused> {
         self.change(|directory| {
             let mut wanted = wanted(directory, shard)?;
-            may_have(directory, to)?;
+            may_have(directory, to, |id| self.answers(id))?;
             if wanted.voters.first() == Some(&to) {
                 return Ok(None);
             }
@@ -202,11 +208,27 @@ impl Cluster {
     ) -> Result<NodeId, AddError> {
         let before = self.directory();
         let token = self.create_join_token(1, Duration::from_secs(600)).await?;
-        join::offer(address, fingerprint, &token, within).await?;
+        if let Err(error) = join::offer(address, fingerprint, &token, within).await {
+            let forgotten = self
+                .change(|directory| Ok(directory.drop_grant(token.id.0)))
+                .await;
+            if let Err(why) = forgotten {
+                tracing::warn!(%why, "a token that nobody has was not taken back: it expires");
+            }
+            return Err(error.into());
+        }
         let mut directory = self.watch();
+        // Others may join meanwhile.
         let new = |directory: &Directory| {
-            let nodes = directory.nodes.keys();
-            nodes.copied().find(|id| !before.nodes.contains_key(id))
+            let mut nodes = directory.members();
+            let is_it = |(id, node): &(NodeId, &warren_cluster_core::members::Node)| {
+                let is_new = !before.nodes.contains_key(id);
+                is_new && node.addresses.iter().any(|it| it == address)
+            };
+            let by_address = nodes.find(is_it).map(|(id, _)| id);
+            // It may have another name for itself than the operator.
+            let mut newer = directory.nodes.keys().copied();
+            by_address.or_else(|| newer.find(|id| !before.nodes.contains_key(id)))
         };
         let waited = directory.wait_for(|directory| new(directory).is_some());
         let waited = tokio::time::timeout(within, waited).await;
@@ -314,12 +336,17 @@ fn wanted(directory: &Directory, shard: ShardId) -> Result<Wanted, Refused> {
     })
 }
 
-/// Whether a node may be given something.
-fn may_have(directory: &Directory, node: NodeId) -> Result<(), Refused> {
+/// Whether a node may be given something; `answers` tells of nodes that there is a way to.
+fn may_have(
+    directory: &Directory,
+    node: NodeId,
+    answers: impl Fn(NodeId) -> bool,
+) -> Result<(), Refused> {
     let row = directory.nodes.get(&node).map(|row| &row.value);
     match row.filter(|row| row.is_member()).map(|row| row.state) {
         None => Err(Refused::UnknownNode(node)),
-        Some(NodeState::Active) => Ok(()),
+        Some(NodeState::Active) if answers(node) => Ok(()),
+        Some(NodeState::Active) => Err(Refused::NotNow(format!("node {node} does not answer"))),
         Some(_) => Err(Refused::NotNow(format!("node {node} is not active"))),
     }
 }

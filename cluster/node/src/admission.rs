@@ -125,7 +125,7 @@ impl Desk {
     }
 
     /// The cluster's authority, as its row has it.
-    fn authority(&self, directory: &Directory) -> Result<Authority, Refusal> {
+    pub(crate) fn authority(&self, directory: &Directory) -> Result<Authority, Refusal> {
         let unavailable = |cause: String| Refusal::Unavailable(cause);
         let row = directory.authority.as_ref();
         let row = row.ok_or_else(|| unavailable("this node has no definitions yet".to_owned()))?;
@@ -168,6 +168,7 @@ impl Desk {
                 }
                 return self.answer(node, &request.key, &directory);
             }
+            check_version(&directory, request.cluster_version)?;
             let grant = directory.grants.get(&request.token.0);
             let grant = grant.and_then(|row| Grant::decode(&row.value));
             let grant = grant.ok_or(Refusal::UnknownToken)?;
@@ -256,6 +257,18 @@ fn versions(directory: &Directory, token: u64) -> (Option<Version>, Option<Versi
     (next, directory.grants.get(&token).map(|row| row.version))
 }
 
+/// Whether a node that can serve in clusters up to version `theirs` has a place here.
+fn check_version(directory: &Directory, theirs: u32) -> Result<(), Refusal> {
+    let ours = directory
+        .cluster
+        .as_ref()
+        .map_or(0, |row| row.value.version);
+    if theirs < ours {
+        return Err(Refusal::TooOld { ours, theirs });
+    }
+    Ok(())
+}
+
 fn not_a_member(node: NodeId) -> Refusal {
     Refusal::NotAdmitted(format!("node {node} is no member of this cluster"))
 }
@@ -292,5 +305,32 @@ impl Admission for Desk {
         let mut others = whereabouts(&directory, &self.announced.borrow());
         others.remove(&node);
         Ok(others.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use warren_cluster_core::members::{Cluster, Versioned};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_too_old_for_the_cluster_is_not_let_in() {
+        let version = Version(1);
+        let value = Cluster {
+            id: 7,
+            name: "c".to_owned(),
+            shards: 1,
+            version: 3,
+            founded: Time(0),
+        };
+        let directory = Directory {
+            cluster: Some(Versioned { value, version }),
+            ..Directory::default()
+        };
+        let too_old = Refusal::TooOld { ours: 3, theirs: 2 };
+        assert_eq!(check_version(&directory, 2), Err(too_old));
+        assert_eq!(check_version(&directory, 3), Ok(()));
+        assert_eq!(check_version(&directory, 4), Ok(()));
     }
 }

@@ -93,6 +93,8 @@ pub enum Error {
     NotReady { seconds: u64 },
     #[error("this lane has a cluster already")]
     Started,
+    #[error("the cluster cannot be asked now: {0}")]
+    Unavailable(String),
 }
 
 /// A node's side of its cluster. Dropped without [`Cluster::stop`], it is gone as after a kill.
@@ -455,7 +457,10 @@ async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        if let Err(error) = here {
+        // Elsewhere the definitions have it.
+        let admin = desk.authority(&desk.directory());
+        let admin = admin.map_or(Ok(()), |it| files.renew_admin(&it, (desk.wall)()));
+        if let Err(error) = here.and(admin) {
             tracing::error!(%error, "certificates cannot be renewed");
         }
         if (desk.wall)() < credentials.renew_at() {
@@ -481,6 +486,18 @@ fn renewed(desk: &Desk, credentials: &Credentials, files: &Files) -> Result<(), 
 }
 
 impl Cluster {
+    /// Makes the certificate with which the folder's owner administers the cluster, on a node that
+    /// is ready: at its first start. True when it was made.
+    ///
+    /// # Errors
+    /// When it cannot be written, or this node does not have the definitions.
+    pub fn make_admin(&self, folder: &Path) -> Result<bool, Error> {
+        let authority = self.desk.authority(&self.directory());
+        let authority = authority.map_err(|why| Error::Unavailable(why.to_string()))?;
+        let made = Files::new(folder).make_admin(&authority, (self.desk.wall)());
+        made.map_err(Error::from)
+    }
+
     /// Waits until the node has the definitions as of its joining, and knows who leads them.
     ///
     /// # Errors

@@ -401,6 +401,18 @@ impl Overview {
         led
     }
 
+    /// Who leads each shard, as anybody who answers knows it: of two answers the later term.
+    #[must_use]
+    pub fn leaders(&self) -> BTreeMap<ShardId, (Term, NodeId)> {
+        let mut leaders = BTreeMap::new();
+        for status in self.replicas() {
+            let known: &mut Option<(Term, NodeId)> = leaders.entry(status.shard).or_default();
+            *known = status.leader.max(*known);
+        }
+        let known = leaders.into_iter();
+        known.filter_map(|(shard, it)| Some((shard, it?))).collect()
+    }
+
     /// Every replica that a node has.
     pub fn replicas(&self) -> impl Iterator<Item = &ShardStatus> {
         let reports = self.nodes.values().flatten();

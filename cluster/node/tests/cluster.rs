@@ -14,6 +14,7 @@ use warren_cluster::cluster::{self, Cluster, become_member};
 use warren_cluster::grpc::Routes;
 use warren_cluster::join::{About, JoinError, Refusal};
 use warren_cluster::listener::Listener;
+use warren_cluster::tls::Files;
 use warren_cluster::token::JoinToken;
 use warren_cluster::{Error, Handle, Options, Sink};
 use warren_cluster_core::batch::{Batch, Outcome};
@@ -334,6 +335,15 @@ async fn three_nodes_share_all_shards_and_one_that_was_killed_catches_up() {
     let (folders, [one, two, three]) = three("share").await;
     let ids = [&one, &two, &three].map(|node| node.cluster.node().0);
     assert_eq!(ids, [1, 2, 3]);
+    // Whoever has a node's folder administers the cluster, also where it did not begin.
+    let made = three.cluster.make_admin(&folders[2].0);
+    assert!(made.expect("it has the definitions"));
+    assert!(!three.cluster.make_admin(&folders[2].0).expect("is there"));
+    let admin = Files::new(&folders[2].0).admin().expect("whole");
+    let first = Files::new(&folders[0].0).admin().expect("whole");
+    let (admin, first) = (admin.expect("made"), first.expect("made when it began"));
+    assert_eq!(admin.authority, first.authority);
+    assert_ne!(admin.certificate, first.certificate);
     eventually("leads are spread", || {
         let mut led = [&one, &two, &three].map(|node| node.cluster.led().len());
         led.sort_unstable();

@@ -46,7 +46,7 @@ enum Verb {
         internal: bool,
     },
     /// Read a file in. Each vhost's contents, and users with vhosts and permissions, are taken as a
-    /// whole or not at all.
+    /// whole or not at all; more than some 10,000 objects of one vhost in parts.
     Import {
         /// The file, or - for standard input.
         file: PathBuf,

@@ -44,12 +44,9 @@ pub(super) async fn node_is_quorum_critical(State(broker): State<Arc<Broker>>) -
     let Some(cluster) = broker.cluster() else {
         return ok();
     };
-    if cluster.directory().members().count() < 2 {
-        return ok();
-    }
     let overview = cluster.overview().await;
     let placed = cluster.placed(&overview);
-    let critical = placement::quorum_risk(&placed, &[cluster.node()]);
+    let critical = placement::needs_node(&placed, cluster.node());
     if critical.is_empty() {
         return ok();
     }

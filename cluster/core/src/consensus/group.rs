@@ -251,6 +251,14 @@ impl Group {
         if asks_for_vote && !forced && self.silent_until.is_some_and(|until| now < until) {
             return Ok(());
         }
+        // A leader tells a peer of no more than that one has acknowledged; the library panics.
+        let last = self.node.raft.raft_log.last_index();
+        if beat && term.0 >= self.node.raft.term && message.commit > last {
+            return Err(Error::Forgetful {
+                acknowledged: Index(message.commit),
+                last: Index(last),
+            });
+        }
         let stepped = self.node.step(message).map_err(refused);
         self.draw_timeout();
         let raft = &self.node.raft;

@@ -26,6 +26,7 @@ pub(super) fn run<M: Machine, T: Copy>(
     now: Now,
     out: &mut Out<'_, M, T>,
 ) -> Result<bool, Malformed> {
+    replica.check_memory()?;
     let before = replica.leads();
     let mut more = true;
     for _ in 0..ROUNDS_MAX {

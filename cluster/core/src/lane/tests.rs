@@ -26,10 +26,21 @@ fn step<T: Copy>(
     outputs: &mut Outputs<Told, T>,
     disk: &mut SimDisk,
 ) -> bool {
+    let more = try_step(lane, now, inputs, outputs, disk);
+    more.expect("the disk does not fail")
+}
+
+fn try_step<T: Copy>(
+    lane: &mut Lane<Double, T>,
+    now: Now,
+    inputs: &mut VecDeque<Input<Ask, T>>,
+    outputs: &mut Outputs<Told, T>,
+    disk: &mut SimDisk,
+) -> Result<bool, Error> {
     let mut ops = Vec::new();
     let more = lane.step(now, inputs, outputs, &mut ops);
     ops.into_iter().for_each(|op| disk.submit(op));
-    more.expect("the disk does not fail")
+    more
 }
 
 /// Steps until nothing moves: `moves` steps all lanes.

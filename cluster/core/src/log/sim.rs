@@ -10,6 +10,7 @@ use crate::log::disk::{Completion, Data, DiskError, FileName, Op, Queue, Recover
 const SECTOR: usize = 512;
 
 /// See the module. The test decides when an operation completes ([`SimDisk::complete_one`]).
+#[derive(Clone)]
 pub struct SimDisk {
     random: u64,
     files: BTreeMap<FileName, File>,
@@ -21,7 +22,7 @@ pub struct SimDisk {
     written_bytes: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct File {
     data: Vec<u8>,
     synced_len: usize,

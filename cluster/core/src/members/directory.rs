@@ -192,6 +192,18 @@ impl Directory {
         })
     }
 
+    /// Forgets a token. `None` where it is not known.
+    #[must_use]
+    pub fn drop_grant(&self, token: u64) -> Option<Transaction> {
+        self.grants.get(&token)?;
+        Some(Transaction {
+            preconditions: Vec::new(),
+            writes: vec![Write::Delete {
+                row: grant_key(token),
+            }],
+        })
+    }
+
     /// Keeps the grant of a new token, and forgets others.
     #[must_use]
     pub fn put_grant(&self, token: u64, grant: Bytes, forgotten: &[u64]) -> Transaction {

@@ -1,8 +1,8 @@
 //! What would be lost if nodes were.
 
 use super::facts::{Facts, ShardFacts, majority};
-use super::{Cluster, NodeState, Options, target};
-use crate::ids::{NodeId, ReplicaId, ShardId, Time};
+use super::{Cluster, NodeState, Options, Shard, target};
+use crate::ids::{NodeId, ShardId, Time};
 
 /// The nodes of a zone.
 #[must_use]
@@ -14,21 +14,42 @@ pub fn nodes_of_zone(cluster: &Cluster, zone: &str) -> Vec<NodeId> {
 /// Shards that have a majority now, and would have none if these nodes went.
 #[must_use]
 pub fn quorum_risk(cluster: &Cluster, lost: &[NodeId]) -> Vec<ShardId> {
+    let shards = cluster.shards.iter();
+    let shards =
+        shards.filter(|shard| decides(cluster, shard, &[]) && !decides(cluster, shard, lost));
+    shards.map(|shard| shard.id).collect()
+}
+
+/// Shards with a vote on this node that have no majority without it, or none already: it must not
+/// be stopped by anybody who can wait. None where the node is a cluster of its own.
+#[must_use]
+pub fn needs_node(cluster: &Cluster, node: NodeId) -> Vec<ShardId> {
+    let members = cluster.nodes.iter();
+    if members.filter(|it| it.state != NodeState::Removed).count() < 2 {
+        return Vec::new();
+    }
+    let votes = |shard: &Shard| {
+        let sets = [&shard.members.voters, &shard.members.outgoing];
+        let mut all = sets.into_iter().flatten();
+        all.any(|id| id.node() == node)
+    };
+    let shards = cluster.shards.iter();
+    let shards = shards.filter(|shard| votes(shard) && !decides(cluster, shard, &[node]));
+    shards.map(|shard| shard.id).collect()
+}
+
+/// Whether a shard has a majority of nodes that are alive, without those that are lost.
+fn decides(cluster: &Cluster, shard: &Shard, lost: &[NodeId]) -> bool {
     let alive = |node: NodeId| {
         let known = cluster.nodes.iter().find(|known| known.id == node);
         known.is_some_and(|known| known.down_since.is_none())
     };
-    let decides = |voters: &[ReplicaId], lost: &[NodeId]| {
+    let sets = [&shard.members.voters, &shard.members.outgoing];
+    sets.iter().all(|voters| {
         let left = voters.iter().map(|id| id.node());
         let left = left.filter(|node| alive(*node) && !lost.contains(node));
         voters.is_empty() || left.count() >= majority(voters.len())
-    };
-    let shards = cluster.shards.iter().filter(|shard| {
-        let sets = [&shard.members.voters, &shard.members.outgoing];
-        let has = |lost| sets.iter().all(|voters| decides(voters, lost));
-        has(&[]) && !has(lost)
-    });
-    shards.map(|shard| shard.id).collect()
+    })
 }
 
 /// Shards with a vote on the node that could not be decided without it: they have no majority with

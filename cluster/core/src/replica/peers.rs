@@ -260,7 +260,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             return;
         }
         // What the library refuses is late or foreign: nobody waits for an answer.
-        let _ = self.consensus.step(message, now);
+        if let Err(Error::Forgetful { last, .. }) = self.consensus.step(message, now) {
+            self.forgot = Some(last);
+        }
     }
 
     /// An entry of another node's stream.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 use warren_cluster_core::ids::{NodeId, ReplicaId};
+use warren_cluster_core::members::CLUSTER_VERSION;
 
 use super::{Addresses, MESSAGE_BYTES_LIMIT, PROTOCOL, Refusal};
 use crate::grpc::{self, ConnectError};
@@ -191,6 +192,7 @@ fn request(token: &JoinToken, key: &Key, about: &About) -> Result<proto::JoinReq
         name: about.name.clone(),
         zone: about.zone.clone(),
         addresses: about.addresses.clone(),
+        cluster_version: CLUSTER_VERSION,
     })
 }
 
@@ -280,6 +282,10 @@ fn refusal(refused: proto::Refused) -> Refusal {
         Ok(Reason::Incompatible) => Refusal::Incompatible {
             ours: refused.version,
             theirs: PROTOCOL,
+        },
+        Ok(Reason::TooOld) => Refusal::TooOld {
+            ours: refused.version,
+            theirs: CLUSTER_VERSION,
         },
         Ok(Reason::NotANode) => Refusal::NotANode,
         Ok(Reason::Malformed) => Refusal::Malformed(text),

@@ -76,6 +76,8 @@ pub struct Request {
     pub zone: String,
     /// Where other nodes reach it, `host:port` each.
     pub addresses: Vec<String>,
+    /// The newest version of a cluster that it can serve in.
+    pub cluster_version: u32,
 }
 
 /// What makes a blank node a member.
@@ -104,6 +106,8 @@ pub enum Refusal {
     ForeignCluster,
     #[error("the node speaks version {theirs} of joining, the cluster {ours}")]
     Incompatible { ours: u32, theirs: u32 },
+    #[error("the cluster is of version {ours}, and the node can serve in version {theirs}")]
+    TooOld { ours: u32, theirs: u32 },
     #[error("only a node of the cluster may ask this")]
     NotANode,
     #[error("the request is malformed: {0}")]

@@ -151,6 +151,7 @@ fn parse(cluster: ClusterId, message: proto::JoinRequest) -> Result<Request, Ref
         name: message.name,
         zone: message.zone,
         addresses: message.addresses,
+        cluster_version: message.cluster_version,
     })
 }
 
@@ -182,6 +183,7 @@ fn refused(refusal: &Refusal) -> proto::Refused {
         Refusal::UsedUp => Reason::UsedUp,
         Refusal::ForeignCluster => Reason::ForeignCluster,
         Refusal::Incompatible { .. } => Reason::Incompatible,
+        Refusal::TooOld { .. } => Reason::TooOld,
         Refusal::NotANode => Reason::NotANode,
         Refusal::Malformed(_) => Reason::Malformed,
         Refusal::Unavailable(_) => Reason::Unavailable,
@@ -189,7 +191,7 @@ fn refused(refusal: &Refusal) -> proto::Refused {
     };
     // What the reason does not say: the parts of it that vary.
     let (version, text) = match refusal {
-        Refusal::Incompatible { ours, .. } => (*ours, String::new()),
+        Refusal::Incompatible { ours, .. } | Refusal::TooOld { ours, .. } => (*ours, String::new()),
         Refusal::Malformed(text) | Refusal::Unavailable(text) | Refusal::NotAdmitted(text) => {
             (0, text.clone())
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use warren_cluster_core::ids::Time;
+use warren_cluster_core::members::CLUSTER_VERSION;
 
 use super::*;
 use crate::grpc::ConnectError;
@@ -315,6 +316,7 @@ async fn requests_that_no_node_makes_are_refused_before_a_use_is_spent() {
             name: "n".to_owned(),
             zone: String::new(),
             addresses: about().addresses,
+            cluster_version: CLUSTER_VERSION,
         };
         change(&mut message);
         let (found, text) = ask(&port, &desk, message).await;

@@ -23,6 +23,9 @@ pub struct JoinRequest {
     /// Where other nodes reach the node, host:port each.
     #[prost(string, repeated, tag = "8")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The newest version of a cluster that the node can serve in.
+    #[prost(uint32, tag = "9")]
+    pub cluster_version: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinResponse {
@@ -157,6 +160,8 @@ pub enum Reason {
     NotAdmitted = 8,
     /// Renew, Announce: the caller shows no node's certificate.
     NotANode = 9,
+    /// The cluster is of a later version than the node can serve in.
+    TooOld = 10,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -175,6 +180,7 @@ impl Reason {
             Self::Unavailable => "REASON_UNAVAILABLE",
             Self::NotAdmitted => "REASON_NOT_ADMITTED",
             Self::NotANode => "REASON_NOT_A_NODE",
+            Self::TooOld => "REASON_TOO_OLD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -190,6 +196,7 @@ impl Reason {
             "REASON_UNAVAILABLE" => Some(Self::Unavailable),
             "REASON_NOT_ADMITTED" => Some(Self::NotAdmitted),
             "REASON_NOT_A_NODE" => Some(Self::NotANode),
+            "REASON_TOO_OLD" => Some(Self::TooOld),
             _ => None,
         }
     }

@@ -216,11 +216,7 @@ impl Files {
         let Some(authority) = self.authority(keys.cluster)? else {
             return Ok(None);
         };
-        if let Some(admin) = self.admin()?
-            && renew_at(&admin.certificate)? <= now
-        {
-            self.store_admin(&authority.issue_admin(now, Authority::ADMIN_LIFE_MS)?)?;
-        }
+        self.renew_admin(&authority, now)?;
         if renew_at(&keys.certificate)? > now {
             return Ok(None);
         }
@@ -230,6 +226,32 @@ impl Files {
         let keys = NodeKeys::new(keys.authority, certificate, keys.key)?;
         self.store_node(&keys)?;
         Ok(Some(keys))
+    }
+
+    /// Signs the administrator's certificate anew if it is there and at two thirds of its life.
+    ///
+    /// # Errors
+    /// When a file is not what it should be, or cannot be written.
+    pub(crate) fn renew_admin(&self, authority: &Authority, now: Time) -> Result<(), Error> {
+        match self.admin()? {
+            Some(admin) if renew_at(&admin.certificate)? <= now => {
+                self.store_admin(&authority.issue_admin(now, Authority::ADMIN_LIFE_MS)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes an administrator's certificate unless there is, or was, one: a folder from which it
+    /// was taken away stays empty. True when it was made.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub(crate) fn make_admin(&self, authority: &Authority, now: Time) -> Result<bool, Error> {
+        if self.admin.exists() {
+            return Ok(false);
+        }
+        self.store_admin(&authority.issue_admin(now, Authority::ADMIN_LIFE_MS)?)?;
+        Ok(true)
     }
 
     /// The administrator's key and certificate, if they are there.

@@ -287,6 +287,9 @@ impl Cluster for Service {
         } else {
             nodes.into_iter().map(NodeId).collect()
         };
+        if nodes.is_empty() {
+            return Err(Status::not_found(format!("no node is in zone `{zone}`")));
+        }
         let directory = &overview.directory;
         if let Some(unknown) = nodes.iter().find(|id| !is_member(directory, **id)) {
             return Err(refused(&Refused::UnknownNode(*unknown)));

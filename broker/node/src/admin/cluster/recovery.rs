@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use warren_cluster::Overview;
 use warren_cluster::cluster::Cluster as Node;
-use warren_cluster_core::ids::{NodeId, ShardId};
+use warren_cluster_core::ids::{NodeId, ReplicaId, ShardId};
 use warren_cluster_core::lane::ShardStatus;
 
 use super::{refused, status};
@@ -16,6 +16,9 @@ use crate::proto::admin_v1 as proto;
 /// How long the replica may take to lead.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
+/// What goes in any case.
+const LOSS: &str = "What only replicas that do not answer have is lost: messages that were \
+                    confirmed, and acknowledgements.";
 
 pub(super) async fn recover(
     node: &Node,
@@ -36,8 +39,14 @@ pub(super) async fn recover(
         let text = format!("no node that answers has a replica of shard {shard}");
         return Err(Status::failed_precondition(text));
     };
+    if has_majority(&left, best) {
+        let text = format!(
+            "a majority of shard {shard}'s replicas answers: they elect a leader by themselves"
+        );
+        return Err(Status::failed_precondition(text));
+    }
     if request.node == 0 {
-        let text = format!("{} Choose one with its node's id.", told(best));
+        let text = format!("{} {LOSS} Choose one with its node's id.", told(best));
         return Ok(answer(replicas, text, false));
     }
     let chosen = left.iter().find(|it| on(it) == Some(NodeId(request.node)));
@@ -48,20 +57,7 @@ pub(super) async fn recover(
         );
         return Err(Status::failed_precondition(text));
     };
-    let behind = (best.last.1, best.last.0) > (chosen.last.1, chosen.last.0);
-    let loss = if behind {
-        format!(
-            "The replica on node {} has more: all between entry {} and entry {} is lost, and what \
-             only replicas that do not answer have.",
-            on(best).unwrap_or_default(),
-            chosen.last.0,
-            best.last.0
-        )
-    } else {
-        "What only replicas that do not answer have is lost: messages that were confirmed, and \
-         acknowledgements."
-            .to_owned()
-    };
+    let loss = loss(chosen, best);
     if !request.confirm {
         let text = format!("{} {loss} Nothing was done.", told(chosen));
         return Ok(answer(replicas, text, false));
@@ -108,6 +104,31 @@ fn left(overview: &Overview, shard: ShardId) -> Vec<ShardStatus> {
     all.filter(|status| status.shard == shard)
         .cloned()
         .collect()
+}
+
+/// What is lost where `chosen` goes on alone.
+fn loss(chosen: &ShardStatus, best: &ShardStatus) -> String {
+    if (best.last.1, best.last.0) <= (chosen.last.1, chosen.last.0) {
+        return LOSS.to_owned();
+    }
+    format!(
+        "The replica on node {} has more: all between entry {} and entry {} is lost, and what only \
+         replicas that do not answer have.",
+        on(best).unwrap_or_default(),
+        chosen.last.0,
+        best.last.0
+    )
+}
+
+/// Whether those that answer can elect one of them, as the one that knows most sees its members.
+fn has_majority(left: &[ShardStatus], best: &ShardStatus) -> bool {
+    let answers = |id: &ReplicaId| left.iter().any(|status| status.replica == Some(*id));
+    let decides = |voters: &[ReplicaId]| {
+        let there = voters.iter().filter(|id| answers(id)).count();
+        voters.is_empty() || there > voters.len() / 2
+    };
+    let members = &best.members;
+    !members.voters.is_empty() && decides(&members.voters) && decides(&members.outgoing)
 }
 
 fn told(status: &ShardStatus) -> String {

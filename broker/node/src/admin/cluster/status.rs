@@ -56,7 +56,7 @@ pub(super) fn of_cluster(node: &Node, overview: &Overview) -> proto::ClusterStat
             replicas: has.count() as u32,
             leaders: leads.count() as u32,
             version: report.map_or(0, |report| report.version),
-            quorum_critical: !placement::quorum_risk(&cluster, &[id]).is_empty(),
+            quorum_critical: !placement::needs_node(&cluster, id).is_empty(),
         }
     });
     proto::ClusterStatusResponse {

@@ -1,6 +1,9 @@
 //! Nodes and shards: what there is, and what is refused.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use tonic::Code;
+use warren_cluster_core::ids::Time;
 
 use super::*;
 use crate::proto::admin_v1::cluster_client::ClusterClient;
@@ -28,7 +31,8 @@ async fn a_cluster_of_one_says_what_it_is() {
     assert_eq!(status.nodes.len(), 1);
     let first = &status.nodes[0];
     assert_eq!((first.id, first.replicas, first.leaders), (1, 4, 4));
-    assert!(first.reachable && first.quorum_critical);
+    // A cluster of its own has nobody to wait for.
+    assert!(first.reachable && !first.quorum_critical);
 
     let answer = cluster.list_shards(proto::ListShardsRequest {}).await;
     let shards = answer.expect("answers").into_inner().shards;
@@ -49,6 +53,14 @@ async fn a_cluster_of_one_says_what_it_is() {
         (loss.shards.len(), loss.queue_count),
         (5, u64::from(durable))
     );
+
+    let request = proto::PredictLossRequest {
+        nodes: Vec::new(),
+        zone: "nowhere".to_owned(),
+    };
+    let (kind, text) = code(cluster.predict_loss(request).await);
+    assert_eq!(kind, Code::NotFound);
+    assert!(text.contains("`nowhere`"), "{text}");
 
     let request = proto::RebalanceRequest { dry_run: true };
     let plan = cluster.rebalance(request).await.expect("answers");
@@ -166,5 +178,61 @@ async fn events_are_told_to_those_who_watch() {
     assert_eq!((event.kind.as_str(), event.node), ("alarm", 0));
     assert_eq!(event.text, "the disk is full");
     drop(events);
+    node.stop().await;
+}
+
+/// What a start with these settings does before it opens the data.
+async fn prepared(config: &Config) -> Result<(), String> {
+    let prepared = tokio::time::timeout(WITHIN, crate::cluster::prepare(config, now())).await;
+    let prepared = prepared.expect("decides");
+    prepared.map(drop).map_err(|error| format!("{error:#}"))
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Time(since.expect("after 1970").as_millis() as u64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_has_joined_asks_no_more_and_one_that_was_cut_short_asks_again() {
+    let node = Node::start(|_| {}).await;
+    let day = Duration::from_secs(86_400);
+    let token = node.cluster.create_join_token(1, day).await;
+    let token = token.expect("a token").to_string();
+    let file = node.folder.join("token");
+    std::fs::write(&file, &token).expect("writes");
+    let blank = Config {
+        data_dir: node.folder.join("second"),
+        cluster: "127.0.0.1:0".parse().expect("an address"),
+        ..Config::default()
+    };
+    let by_file = Config {
+        join: vec![node.cluster.address().to_string()],
+        bootstrap_token_file: Some(file),
+        ..blank.clone()
+    };
+    assert_eq!(prepared(&by_file).await, Ok(()));
+    let files = Files::new(&blank.data_dir);
+    let joined = files.node().expect("whole").expect("a member");
+
+    let certificate = blank.data_dir.join("tls/node.pem");
+    std::fs::remove_file(&certificate).expect("as when it was cut short");
+    assert_eq!(prepared(&by_file).await, Ok(()));
+    let again = files.node().expect("whole").expect("a member");
+    assert_eq!(
+        again.node, joined.node,
+        "its use of the token was spent before"
+    );
+
+    let garbled = Config {
+        join_token: Some("garbled".to_owned()),
+        ..blank.clone()
+    };
+    assert_eq!(prepared(&garbled).await, Ok(()), "it needs none");
+    let awaits = Config {
+        await_join: true,
+        ..blank
+    };
+    assert_eq!(prepared(&awaits).await, Ok(()));
     node.stop().await;
 }

@@ -34,6 +34,8 @@ struct Pair {
     mute: bool,
     /// Of what it says of checkpoints nothing arrives.
     withheld: bool,
+    /// Why a node's lane ended.
+    ended: Option<String>,
 }
 
 impl Pair {
@@ -56,6 +58,7 @@ impl Pair {
             unheard: 0,
             mute: false,
             withheld: false,
+            ended: None,
         };
         pair.start(0);
         pair.start(1);
@@ -105,7 +108,15 @@ impl Pair {
             return false;
         };
         let mut outputs = Outputs::default();
-        let mut more = super::step(lane, now, &mut node.inputs, &mut outputs, &mut node.disk);
+        let (inputs, disk) = (&mut node.inputs, &mut node.disk);
+        let mut more = match super::try_step(lane, now, inputs, &mut outputs, disk) {
+            Ok(more) => more,
+            Err(error) => {
+                self.ended = Some(error.to_string());
+                node.lane = None;
+                return false;
+            }
+        };
         while node.answers
             && let Some(completion) = node.disk.complete_one()
         {
@@ -275,6 +286,32 @@ fn one_that_was_no_member_for_a_while_is_sent_a_state_that_has_it() {
     assert_eq!(pair.values(1), [1, 2, 3]);
     assert_eq!(pair.status(1).members.learners, [replica]);
     assert_eq!(pair.status(1).applied, pair.status(0).applied);
+}
+
+#[test]
+fn an_old_copy_of_a_data_folder_is_told_from_the_one_that_was_here() {
+    let mut pair = Pair::new();
+    pair.join();
+    pair.pass(2_000);
+    let copy = pair.nodes[1].disk.clone();
+    let (shard, batch, ticket) = (SHARD, put(&[4, 5], 100), 2);
+    pair.link(
+        Input::Propose {
+            shard,
+            batch,
+            ticket,
+        },
+        0,
+    );
+    pair.pass(400);
+    assert_eq!(pair.values(1), [1, 2, 3, 4, 5]);
+    pair.crash();
+    pair.nodes[1].disk = copy;
+    pair.start(1);
+    pair.pass(400);
+    let why = pair.ended.expect("it ends");
+    assert!(why.contains("old copy of the data folder"), "{why}");
+    assert!(pair.nodes[0].lane.is_some());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::toy::{NodeState, Toy, is_even};
 use crate::ids::{NodeId, ShardId};
-use crate::placement::{Hold, Options, Shard, nodes_of_zone, quorum_risk, would_break};
+use crate::placement::{Hold, Options, Shard, needs_node, nodes_of_zone, quorum_risk, would_break};
 
 const SHARDS: u32 = 24;
 
@@ -286,7 +286,14 @@ fn a_shard_without_a_majority_is_reported_and_left_alone() {
     toy.kill(NodeId(1));
     let risky = quorum_risk(&toy.cluster, &[NodeId(2)]);
     assert!(!risky.is_empty());
+    assert_eq!(needs_node(&toy.cluster, NodeId(2)), risky);
     toy.kill(NodeId(2));
+    // Those that have none left are no risk, and still no reason to stop what they have.
+    let risk = quorum_risk(&toy.cluster, &[NodeId(3)]);
+    let needs = needs_node(&toy.cluster, NodeId(3));
+    assert!(risky.iter().all(|shard| !risk.contains(shard)));
+    assert!(risky.iter().any(|shard| needs.contains(shard)));
+    assert!(risk.iter().all(|shard| needs.contains(shard)));
     toy.wait_out_the_delay();
     toy.settle();
     let plan = toy.plan();
