@@ -35,6 +35,7 @@ pub(crate) fn open(broker: &Arc<Broker>) -> anyhow::Result<()> {
         shards: config.shards,
         segment_bytes: config.segment_bytes,
         young_bytes: config.young_bytes,
+        transfer_bytes_per_second: config.transfer_rate.max(1),
         sync_is_left_to_the_os: !config.log_sync,
         ..warren_cluster::Options::new(config.data_dir.clone(), config.node_name.clone())
     };

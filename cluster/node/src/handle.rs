@@ -161,6 +161,7 @@ fn lane_options(options: &Options, local: &Local) -> Result<lane::Options, Error
         seed: local::random()?,
         segment_bytes: options.segment_bytes,
         young_bytes: options.young_bytes,
+        transfer_bytes_per_second: options.transfer_bytes_per_second,
         read_cache_bytes: options.read_cache_bytes,
         sync_is_left_to_the_os: options.sync_is_left_to_the_os,
         ..lane::Options::new(identity.node, life, identity.shards)

@@ -20,6 +20,8 @@ pub struct Options {
     /// `log.sync = "os"`: confirm without waiting for the disk, trusting the page cache. Messages
     /// confirmed in the last seconds are lost when the machine (not the process) dies.
     pub sync_is_left_to_the_os: bool,
+    /// `cluster.transfer_rate`: bytes a second that a replica which is being rebuilt takes in.
+    pub transfer_bytes_per_second: u64,
 }
 
 impl Options {
@@ -34,6 +36,7 @@ impl Options {
             young_bytes: 64 << 20,
             read_cache_bytes: 32 << 20,
             sync_is_left_to_the_os: false,
+            transfer_bytes_per_second: 64 << 20,
         }
     }
 }

@@ -298,6 +298,10 @@ const KEYS: &[Key] = &[
         set: |c, v| put(integer(v, 1, 31_536_000), &mut c.replace_after_secs),
     },
     Key {
+        name: "cluster.transfer_rate",
+        set: |c, v| put(size(v), &mut c.transfer_rate),
+    },
+    Key {
         name: "warren.backup.folder",
         set: |c, v| put(text(v).map(|path| Some(path.into())), &mut c.backup_folder),
     },

@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) shards: u32,
     /// Seconds after which a node that is away is replaced by others.
     pub(crate) replace_after_secs: u64,
+    /// Bytes a second that a replica which is being rebuilt takes in.
+    pub(crate) transfer_rate: u64,
     /// Whether a confirm waits for fdatasync (`data`) or for the page cache (`os`).
     pub(crate) log_sync: bool,
     pub(crate) segment_bytes: u32,
@@ -111,6 +113,7 @@ impl Default for Config {
             fence_after: 10_000,
             shards: 64,
             replace_after_secs: 600,
+            transfer_rate: 64 * 1024 * 1024,
             log_sync: true,
             segment_bytes: 64 * 1024 * 1024,
             young_bytes: 64 * 1024 * 1024,

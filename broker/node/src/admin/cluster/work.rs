@@ -10,6 +10,7 @@ use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use warren_cluster::Overview;
 use warren_cluster::cluster::Cluster as Node;
 use warren_cluster_core::ids::{NodeId, ShardId};
+use warren_cluster_core::members::NodeState;
 
 use super::Answers;
 use crate::proto::admin_v1 as proto;
@@ -49,6 +50,11 @@ async fn tell(
     loop {
         period.tick().await;
         let overview = node.overview().await;
+        if let Some(why) = is_over(&overview, work) {
+            // Nobody hears it who does not listen any more.
+            let _ = sender.send(Err(Status::aborted(why))).await;
+            return;
+        }
         let left = left(&node, &overview, work);
         total = left.count.max(total);
         let progress = proto::WorkProgress {
@@ -61,6 +67,26 @@ async fn tell(
         if said.is_err() || left.is_done {
             return;
         }
+    }
+}
+
+/// Why the work will not be done: somebody wants something else by now.
+fn is_over(overview: &Overview, work: Work) -> Option<String> {
+    let directory = &overview.directory;
+    let state = |id: NodeId| directory.nodes.get(&id).map(|row| row.value.state);
+    match work {
+        Work::Drain(id) | Work::Remove(id) if state(id) == Some(NodeState::Active) => {
+            Some(format!("node {id} was resumed"))
+        }
+        Work::Move { shard, to, .. } => {
+            let row = directory.replicas.get(&shard);
+            let wanted = row.is_some_and(|row| row.value.on(to).is_some());
+            (!wanted).then(|| format!("shard {shard} is not to be on node {to} any more"))
+        }
+        Work::Transfer { to, .. } if state(to) != Some(NodeState::Active) => {
+            Some(format!("node {to} is not active any more"))
+        }
+        Work::Drain(_) | Work::Remove(_) | Work::Transfer { .. } => None,
     }
 }
 
@@ -144,5 +170,53 @@ fn remove(node: &Node, overview: &Overview, id: NodeId) -> Left {
         count: if is_done { 0 } else { count.max(1) },
         text,
         is_done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use warren_cluster_core::ids::Time;
+    use warren_cluster_core::members::{Directory, Node, Versioned};
+    use warren_cluster_core::rows::Version;
+
+    use super::*;
+
+    fn overview(state: NodeState) -> Overview {
+        let value = Node {
+            name: "n".to_owned(),
+            zone: String::new(),
+            addresses: Vec::new(),
+            amqp: Vec::new(),
+            http: Vec::new(),
+            state,
+            joined: Time(0),
+            key: Bytes::new(),
+        };
+        let version = Version(1);
+        let mut directory = Directory::default();
+        let row = Versioned { value, version };
+        directory.nodes.insert(NodeId(2), row);
+        Overview {
+            directory: Arc::new(directory),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_not_wanted_any_more() {
+        let drain = Work::Drain(NodeId(2));
+        let why = is_over(&overview(NodeState::Active), drain);
+        assert_eq!(why.as_deref(), Some("node 2 was resumed"));
+        assert_eq!(is_over(&overview(NodeState::Draining), drain), None);
+        let (shard, to) = (ShardId(1), NodeId(2));
+        let transfer = Work::Transfer { shard, to };
+        assert_eq!(is_over(&overview(NodeState::Active), transfer), None);
+        assert!(is_over(&overview(NodeState::Draining), transfer).is_some());
+        let from = NodeId(1);
+        let moves = Work::Move { shard, from, to };
+        assert!(is_over(&overview(NodeState::Active), moves).is_some());
     }
 }
