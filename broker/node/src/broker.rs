@@ -70,8 +70,8 @@ pub(crate) struct Broker {
     /// The life that exclusive and transient objects are marked with.
     incarnation: AtomicU64,
     stopping: AtomicBool,
-    /// It is about to stop: its leads go elsewhere first.
-    leaving: AtomicBool,
+    /// It has started, and is not about to stop: then its leads go elsewhere first.
+    serving: AtomicBool,
     /// An operator wants this node to serve no clients.
     draining: AtomicBool,
     registry: Registry,
@@ -98,7 +98,7 @@ impl Broker {
             node: AtomicU64::new(0),
             incarnation: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
-            leaving: AtomicBool::new(false),
+            serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cluster: OnceLock::new(),
             events: Events::new(),
@@ -332,13 +332,18 @@ impl Broker {
 
     /// Whether clients may come, and are to.
     pub(crate) fn serves(&self) -> bool {
-        let leaves = self.leaving.load(Ordering::Acquire);
-        !leaves && self.sends_away().is_none() && self.cluster.get().is_some()
+        let serves = self.serving.load(Ordering::Acquire);
+        serves && self.sends_away().is_none()
+    }
+
+    /// Clients are let in from here on.
+    pub(crate) fn begin_serving(&self) {
+        self.serving.store(true, Ordering::Release);
     }
 
     /// It will stop in a moment: whoever asks where to connect is told to go elsewhere.
     pub(crate) fn begin_leaving(&self) {
-        self.leaving.store(true, Ordering::Release);
+        self.serving.store(false, Ordering::Release);
     }
 
     /// What clients are told that may not come.

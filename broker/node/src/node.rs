@@ -31,8 +31,9 @@ const EXIT_INTERRUPTED: i32 = 130;
 
 struct Listeners {
     amqp: Vec<TcpListener>,
-    http: TcpListener,
-    metrics: TcpListener,
+    /// Until they are served.
+    http: Option<TcpListener>,
+    metrics: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -44,17 +45,22 @@ impl Listeners {
             .collect::<anyhow::Result<_>>()?;
         Ok(Self {
             amqp,
-            http: listener::bind(config.http, "--http-addr")?,
-            metrics: listener::bind(config.metrics, "--metrics-addr")?,
+            http: Some(listener::bind(config.http, "--http-addr")?),
+            metrics: Some(listener::bind(config.metrics, "--metrics-addr")?),
         })
     }
 
     fn addresses(&self, cluster: SocketAddr) -> anyhow::Result<Addresses> {
         let first = self.amqp.first().context("there is no AMQP listener")?;
+        let http = self.http.as_ref().context("HTTP is served already")?;
+        let metrics = self
+            .metrics
+            .as_ref()
+            .context("metrics are served already")?;
         Ok(Addresses {
             amqp: first.local_addr()?,
-            http: self.http.local_addr()?,
-            metrics: self.metrics.local_addr()?,
+            http: http.local_addr()?,
+            metrics: metrics.local_addr()?,
             cluster,
         })
     }
@@ -103,12 +109,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let limit =
         listener::connection_limit(listener::raise_descriptor_limit(), config.connection_max);
-    let listeners = Listeners::bind(&config)?;
+    let mut listeners = Listeners::bind(&config)?;
     let registry = Registry::default();
     metrics::set_global_recorder(registry.clone()).context("a recorder is set already")?;
 
     let began = tokio::select! {
-        began = start(config, registry, &listeners) => began?,
+        began = start(config, registry, &mut listeners) => began?,
         // Nothing is served yet: the log is whole without a last checkpoint.
         () = wait_for(&mut interrupt, &mut terminate) => std::process::exit(0),
     };
@@ -137,11 +143,22 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
 type Began = (Arc<Broker>, Arc<Backups>, Arc<Cluster>, Addresses);
 
 /// Everything but serving clients.
-async fn start(config: Config, registry: Registry, listeners: &Listeners) -> anyhow::Result<Began> {
+async fn start(
+    config: Config,
+    registry: Registry,
+    listeners: &mut Listeners,
+) -> anyhow::Result<Began> {
     let port = cluster::prepare(&config, wall_clock()).await?;
     let addresses = listeners.addresses(port.address())?;
     let broker = Arc::new(Broker::new(config, registry));
     definitions::open(&broker)?;
+    // Whoever looks after the node sees that it runs while it waits for the others.
+    if let Some(http) = listeners.http.take() {
+        tokio::spawn(http::serve_api(Arc::clone(&broker), http));
+    }
+    if let Some(metrics) = listeners.metrics.take() {
+        tokio::spawn(http::serve_metrics(Arc::clone(&broker), metrics));
+    }
     let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
     let routes = admin::routes(&broker, &backups)?;
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
@@ -179,12 +196,11 @@ async fn wait_for(interrupt: &mut Signal, terminate: &mut Signal) {
 }
 
 fn serve(broker: &Arc<Broker>, backups: Arc<Backups>, listeners: Listeners, limit: usize) {
+    broker.begin_serving();
     tokio::spawn(backup::run(backups));
     for listener in listeners.amqp {
         tokio::spawn(listener::accept(Arc::clone(broker), listener, limit));
     }
-    tokio::spawn(http::serve_api(Arc::clone(broker), listeners.http));
-    tokio::spawn(http::serve_metrics(Arc::clone(broker), listeners.metrics));
     tokio::spawn(watch_alarms(Arc::clone(broker)));
     tokio::spawn(definitions::do_chores(Arc::clone(broker)));
     tokio::spawn(lives::watch(Arc::clone(broker)));
