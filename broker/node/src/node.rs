@@ -123,14 +123,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<i32> {
     addresses.announce(broker.config())?;
     tracing::info!(millis = begin.elapsed().as_millis(), "ready");
 
-    tokio::select! {
-        () = wait_for(&mut interrupt, &mut terminate) => {}
+    let is_member = tokio::select! {
+        () = wait_for(&mut interrupt, &mut terminate) => true,
         () = cluster.dismissed() => {
             tracing::warn!("this node was removed from its cluster: it stops");
+            false
         }
-    }
+    };
     let code = tokio::select! {
-        code = stop(&broker, &cluster) => code,
+        code = stop(&broker, &cluster, is_member) => code,
         () = wait_for(&mut interrupt, &mut terminate) => {
             tracing::warn!("second signal: stopping at once");
             EXIT_INTERRUPTED
@@ -230,7 +231,7 @@ async fn watch_alarms(broker: Arc<Broker>) {
     }
 }
 
-async fn stop(broker: &Arc<Broker>, cluster: &Cluster) -> i32 {
+async fn stop(broker: &Arc<Broker>, cluster: &Cluster, is_member: bool) -> i32 {
     let within = Duration::from_millis(broker.config().shutdown_timeout);
     let deadline = tokio::time::Instant::now() + within;
     tracing::info!(connections = broker.sessions().count(), "stopping");
@@ -245,6 +246,11 @@ async fn stop(broker: &Arc<Broker>, cluster: &Cluster) -> i32 {
     let clients_until = tokio::time::Instant::now() + within / 2;
     while broker.sessions().count() > 0 && tokio::time::Instant::now() < clients_until {
         poll.tick().await;
+    }
+    if !is_member {
+        // Nobody answers it any more what its lane waits for, and its folder is of no more use.
+        cluster.stop().await;
+        return 0;
     }
     let left = deadline.saturating_duration_since(tokio::time::Instant::now());
     let lane = broker.lane().clone();

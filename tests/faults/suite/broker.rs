@@ -37,6 +37,8 @@ pub(crate) struct Node {
     settings: Vec<(&'static str, String)>,
     /// The program that `warren` runs under, with its arguments.
     wrapper: Vec<String>,
+    /// Flags of `warren start` beside its folder and addresses.
+    flags: Vec<String>,
     host: String,
     ports: [u16; 4],
 }
@@ -62,6 +64,7 @@ impl Node {
             folder,
             settings: Vec::new(),
             wrapper: Vec::new(),
+            flags: Vec::new(),
             host: host.to_owned(),
             ports,
         })
@@ -76,6 +79,11 @@ impl Node {
     /// Lets the process run under another program.
     pub(crate) fn run_under(&mut self, program: &[&str]) {
         self.wrapper = program.iter().map(ToString::to_string).collect();
+    }
+
+    /// Starts the process with these flags, too.
+    pub(crate) fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(ToString::to_string));
     }
 
     pub(crate) fn keep_data_in(&mut self, data: PathBuf) {
@@ -131,6 +139,7 @@ impl Node {
                 .arg(format!("--{name}-addr"))
                 .arg(self.address(name));
         }
+        command.args(&self.flags);
         for name in OWN_VARIABLES {
             command.env_remove(name);
         }
@@ -154,16 +163,14 @@ impl Node {
             .spawn()
             .with_context(|| format!("cannot start {}", self.binary.display()))?;
         let stdout = child.stdout.take().expect("stdout is piped");
-        let (sender, ready) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if line.starts_with("ready ") {
-                    let _ = sender.send((line, begin.elapsed()));
-                }
+                let _ = sender.send((line, begin.elapsed()));
             }
         });
         let process = Process(child);
-        Ok(Starting { process, ready })
+        Ok(Starting { process, lines })
     }
 
     /// Starts the process and waits until it can serve.
@@ -173,7 +180,7 @@ impl Node {
 }
 
 /// A process that a test started; killed when it is dropped.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -187,18 +194,31 @@ impl Drop for Process {
 /// A process that has not said yet that it can serve.
 pub(crate) struct Starting {
     process: Process,
-    ready: mpsc::Receiver<(String, Duration)>,
+    /// What it prints, and how long after its start.
+    lines: mpsc::Receiver<(String, Duration)>,
 }
 
 impl Starting {
+    /// Waits for a line that begins with `word`.
+    pub(crate) fn line(&self, word: &str, node: &Node) -> Result<(String, Duration)> {
+        let deadline = Instant::now() + READY_LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).map_err(|error| {
+                let reason = match error {
+                    RecvTimeoutError::Timeout => format!("no {word} line within {READY_LIMIT:?}"),
+                    RecvTimeoutError::Disconnected => format!("it ended without a {word} line"),
+                };
+                anyhow!("{reason}; the log ends: {}", tail(&node.log_path()))
+            })?;
+            if line.0.split(' ').next() == Some(word) {
+                return Ok(line);
+            }
+        }
+    }
+
     pub(crate) fn wait(self, node: &Node) -> Result<Running> {
-        let (line, took) = self.ready.recv_timeout(READY_LIMIT).map_err(|error| {
-            let reason = match error {
-                RecvTimeoutError::Timeout => format!("no ready line within {READY_LIMIT:?}"),
-                RecvTimeoutError::Disconnected => "it ended without a ready line".to_owned(),
-            };
-            anyhow!("{reason}; the log ends: {}", tail(&node.log_path()))
-        })?;
+        let (line, took) = self.line("ready", node)?;
         let text = fs::read_to_string(node.data.join("node.json"))?;
         let document: serde_json::Value = serde_json::from_str(&text)?;
         let pid = document["pid"].as_u64().context("node.json has no pid")?;

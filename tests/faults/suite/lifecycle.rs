@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_lite::Stream;
 use lapin::{ErrorKind, Event};
 use tokio::runtime::Runtime;
 
@@ -34,18 +35,7 @@ pub(crate) fn sigterm_tells_clients_and_exits_with_0(
     let mut events = Box::pin(clients[0].connection.events_listener());
     let begin = Instant::now();
     running.signal(libc::SIGTERM)?;
-    let told = runtime.block_on(event("the broker's close", &mut events, |event| {
-        matches!(event, Event::Error(_))
-    }))?;
-    let Event::Error(error) = &told else {
-        bail!("{told:?}");
-    };
-    let reason = match error.kind() {
-        ErrorKind::ProtocolError(reason) => (reason.get_id(), reason.get_message().to_string()),
-        other => bail!("closed without a reason: {other:?}"),
-    };
-    ensure!(reason.0 == 320, "closed with {reason:?}");
-    ensure!(reason.1.starts_with("CONNECTION_FORCED"), "{reason:?}");
+    runtime.block_on(must_be_forced(&mut events))?;
     let status = running.wait()?;
     ensure!(status.code() == Some(0), "it ended with {status}");
     println!(
@@ -61,6 +51,22 @@ pub(crate) fn sigterm_tells_clients_and_exits_with_0(
         client.close().await
     })?;
     running.stop()
+}
+
+/// Waits for the broker's close of a connection, which must be 320.
+pub(crate) async fn must_be_forced(events: &mut (impl Stream<Item = Event> + Unpin)) -> Result<()> {
+    let is_close = |event: &Event| matches!(event, Event::Error(_));
+    let told = event("the broker's close", events, is_close).await?;
+    let Event::Error(error) = &told else {
+        bail!("{told:?}");
+    };
+    let reason = match error.kind() {
+        ErrorKind::ProtocolError(reason) => (reason.get_id(), reason.get_message().to_string()),
+        other => bail!("closed without a reason: {other:?}"),
+    };
+    ensure!(reason.0 == 320, "closed with {reason:?}");
+    ensure!(reason.1.starts_with("CONNECTION_FORCED"), "{reason:?}");
+    Ok(())
 }
 
 pub(crate) fn second_signal_exits_at_once(context: &Context, _: &Runtime) -> Result<()> {

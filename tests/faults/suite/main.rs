@@ -128,6 +128,7 @@ const TESTS: &[(&str, Test)] = tests![
     cluster::cluster_lossy_network,
     cluster::cluster_hung_disk,
     cluster::cluster_full_disk,
+    cluster::cluster_is_operated,
 ];
 
 fn main() -> ExitCode {

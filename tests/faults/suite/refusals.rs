@@ -13,7 +13,7 @@ use crate::system;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs a command that must end by itself.
-fn run(command: &mut Command) -> Result<Output> {
+pub(crate) fn run(command: &mut Command) -> Result<Output> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

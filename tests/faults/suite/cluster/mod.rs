@@ -1,9 +1,12 @@
-//! Clusters of real processes, each node in a network namespace, and what they survive.
+//! Clusters of real processes, each node in a network namespace, and what they survive; and one in
+//! the hands of operators.
 
 mod disks;
 mod links;
 mod load;
 mod net;
+mod operated;
+mod operator;
 mod processes;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +22,7 @@ use crate::system;
 pub(crate) use disks::*;
 pub(crate) use links::*;
 pub(crate) use net::enter;
+pub(crate) use operated::*;
 pub(crate) use processes::*;
 
 use load::{Load, Tally};
