@@ -37,7 +37,7 @@ cargo xtask TASK
   bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
   measure NAME          starts brokers and measures them; without a name lists what there is
       --rounds N        that many rounds, of which the medians count (default 5; of `failover` 50)
-      --only TEXT       of `versus`, the loads whose name contains TEXT
+      --only TEXT       of `versus` and `cluster`, the loads whose name contains TEXT
   help                  this text
 ";
 

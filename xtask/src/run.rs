@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -103,6 +103,15 @@ impl Call {
             bail!("`{self}` failed: {}", output.status);
         }
         String::from_utf8(output.stdout).with_context(|| format!("output of `{self}`"))
+    }
+
+    /// Starts it and does not wait; what it writes to stdout is kept for whoever does.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn spawn(&self) -> Result<Child> {
+        let child = self.command().stdout(Stdio::piped()).spawn();
+        child.with_context(|| format!("cannot start `{self}`"))
     }
 
     /// Runs it, passes on every line of its output and gives it to `line` too.

@@ -37,6 +37,8 @@ pub(crate) struct Broker {
     /// The port of Erlang's name service that was started along.
     epmd_port: Option<u16>,
     folder: PathBuf,
+    /// The data of Warren's first node, which has the administrator's certificate.
+    pub(super) data: PathBuf,
 }
 
 impl Broker {
@@ -50,6 +52,7 @@ impl Broker {
             children: Vec::new(),
             epmd_port: None,
             folder: folder.to_owned(),
+            data: folder.join("data"),
         }
     }
 
@@ -61,8 +64,7 @@ impl Broker {
         let folder = folder("warren")?;
         let mut command = Command::new(binary);
         command
-            .arg("start")
-            .arg("--data-dir")
+            .args(["start", "--data-dir"])
             .arg(folder.join("data"));
         for flag in [
             "--amqp-addr",
@@ -96,16 +98,18 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Starts three nodes as `warren dev` does, with all shards in place.
+    /// Starts so many nodes as `warren dev` does, with all shards in place.
     ///
     /// # Errors
     /// When it does not say that it is ready.
-    pub(crate) fn warren_cluster(binary: &Path) -> Result<Self> {
+    pub(crate) fn warren_cluster(binary: &Path, nodes: usize) -> Result<Self> {
         let folder = folder("warren-cluster")?;
         let mut command = Command::new(binary);
-        command.args(["dev", "--nodes", "3", "--port-offset", DEV_OFFSET, "--keep"]);
+        command.args(["dev", "--nodes", &nodes.to_string()]);
+        command.args(["--port-offset", DEV_OFFSET, "--keep"]);
         let child = start(command.arg(folder.join("data")), &folder)?;
         let mut broker = Self::new("warren", version(binary)?, &folder);
+        broker.data = folder.join("data").join("node-1");
         broker.children = vec![(child, folder)];
         let stdout = broker.folder.join("stdout");
         broker.wait_for("its `ready` line", |broker| {
@@ -173,9 +177,9 @@ impl Broker {
         Ok(Some(broker))
     }
 
-    /// The data folder of a node of [`Self::warren_cluster`].
-    pub(crate) fn node_folder(&self, node: usize) -> PathBuf {
-        self.folder.join("data").join(format!("node-{node}"))
+    /// Where a file may be that goes with the broker.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     fn wait_for(&mut self, what: &str, mut ready: impl FnMut(&mut Self) -> bool) -> Result<()> {
@@ -253,11 +257,15 @@ impl Drop for Broker {
     }
 }
 
-/// Builds the `warren` of the release profile and says where it is.
+/// Builds the `warren` of the release profile and says where it is; `WARREN_BIN` names one that is
+/// there already.
 ///
 /// # Errors
 /// When it does not build.
 pub(super) fn build_warren() -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("WARREN_BIN") {
+        return Ok(binary.into());
+    }
     Call::cargo("build")
         .args(["--release", "--package", "warren"])
         .run()?;

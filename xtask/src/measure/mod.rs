@@ -3,10 +3,13 @@
 //!
 //! Brokers take turns within a round, so that what the machine does meanwhile meets all of them.
 
+mod admin;
 mod brokers;
+mod definitions;
 mod empty;
 mod failover;
 mod loads;
+mod nodes;
 mod process;
 mod restart;
 mod table;
@@ -26,6 +29,11 @@ const MEASUREMENTS: &[Measurement] = &[
         versus::run_cluster,
     ),
     (
+        "definitions",
+        "import, export and diff of 100,000 queues and bindings, on one node and three",
+        definitions::run,
+    ),
+    (
         "empty",
         "start, memory and idle CPU of an empty node, beside RabbitMQ",
         empty::run,
@@ -34,6 +42,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "failover",
         "what the clients of three nodes notice when a leader is killed, stopped, cut off",
         failover::run,
+    ),
+    (
+        "nodes",
+        "twelve nodes under load: their status, one that joins, one drained and removed",
+        nodes::run,
     ),
     (
         "restart",
@@ -56,7 +69,7 @@ pub(crate) fn run(arguments: &mut Arguments) -> Result<()> {
     let Some((_, _, measure)) = MEASUREMENTS.iter().find(|(known, ..)| *known == name) else {
         let lines = MEASUREMENTS
             .iter()
-            .map(|(known, what, _)| format!("  {known:<10} {what}\n"));
+            .map(|(known, what, _)| format!("  {known:<11} {what}\n"));
         bail!("measure what? There is:\n{}", lines.collect::<String>());
     };
     measure(arguments)

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, ensure};
 
+use super::admin::{self, Admin, wait};
 use super::brokers::{self, Broker, DEV_OFFSET};
 use super::table::{Series, markdown};
 use crate::arguments::Arguments;
@@ -17,10 +17,8 @@ use crate::run::Call;
 const QUEUES: &str = "10000";
 /// The node that is restarted, as `warren dev` counts.
 const NODE: usize = 2;
-const LIMIT: Duration = Duration::from_secs(60);
 /// Between two restarts.
 const REST: Duration = Duration::from_secs(12);
-const POLL: Duration = Duration::from_millis(50);
 
 /// Restarts the node in each of `--rounds`.
 ///
@@ -31,7 +29,8 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     arguments.finish()?;
     ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
-    let cluster = Broker::warren_cluster(&binary)?;
+    let cluster = Broker::warren_cluster(&binary, 3)?;
+    let admin = Admin::new(&binary, &cluster);
     Call::new(&binary)
         .args(["perf", "queues", "--durable", "--queues", QUEUES])
         .args(["--uri", &cluster.uri])
@@ -47,7 +46,7 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     for round in 1..=rounds {
         // A lead that was just given back is not offered again at once.
         thread::sleep(REST);
-        let leads = leads(&binary, &cluster)?;
+        let leads = leads(&admin)?;
         println!("\n# round {round} of {rounds}: node {NODE} leads {leads} shards");
         let began = Instant::now();
         Call::new("kill").args(["-TERM", &pid.to_string()]).run()?;
@@ -59,7 +58,7 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         pid = start(&binary)?;
         wait("AMQP", || Ok(brokers::answers(port)))?;
         serving.0.push(began.elapsed().as_secs_f64());
-        wait("its leads", || Ok(self::leads(&binary, &cluster)? >= leads))?;
+        wait("its leads", || Ok(self::leads(&admin)? >= leads))?;
         leading.0.push(began.elapsed().as_secs_f64());
     }
     let head = ["node with 10,000 queues", "seconds"];
@@ -77,19 +76,10 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
 }
 
 /// How many shards the node leads, as another one says.
-fn leads(binary: &Path, cluster: &Broker) -> Result<u64> {
-    let folder = cluster.node_folder(1);
-    let said = Call::new(binary)
-        .args(["cluster", "status", "--json", "--data-dir"])
-        .arg(folder.to_string_lossy())
-        .quiet()
-        .output()?;
-    let status: Value = serde_json::from_str(&said).context("the status")?;
-    let name = format!("warren{NODE}@localhost");
-    let nodes = status.get("nodes").and_then(Value::as_array);
-    let node = nodes.and_then(|nodes| nodes.iter().find(|it| it["name"] == *name));
-    let leads = node.and_then(|node| node.get("leaders")?.as_u64());
-    leads.with_context(|| format!("no leads of {name} in {status}"))
+fn leads(admin: &Admin) -> Result<u64> {
+    let status = admin.json(&["cluster", "status"])?;
+    let leads = admin::node(&status, NODE).and_then(|node| node["leaders"].as_u64());
+    leads.with_context(|| format!("no leads of node {NODE} in {status}"))
 }
 
 /// Starts the node again; its process.
@@ -101,15 +91,4 @@ fn start(binary: &Path) -> Result<u32> {
     brokers::node_line(said.trim())
         .map(|(pid, _)| pid)
         .with_context(|| format!("`dev start` said: {said}"))
-}
-
-fn wait(what: &str, mut is_there: impl FnMut() -> Result<bool>) -> Result<()> {
-    let began = Instant::now();
-    while !is_there()? {
-        if began.elapsed() > LIMIT {
-            bail!("no sign of {what} within {LIMIT:?}");
-        }
-        thread::sleep(POLL);
-    }
-    Ok(())
 }

@@ -31,6 +31,31 @@ impl Series {
     }
 }
 
+/// Figures by what they are of, in the order in which they were first seen.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(Vec<(&'static str, Series)>);
+
+impl Figures {
+    pub(crate) fn add(&mut self, what: &'static str, figure: f64) {
+        println!("# {what}: {}", number(figure));
+        match self.0.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, series)) => series.0.push(figure),
+            None => self.0.push((what, Series(vec![figure]))),
+        }
+    }
+
+    pub(crate) fn of(&self, what: &str) -> Option<&Series> {
+        let found = self.0.iter().find(|(known, _)| *known == what);
+        found.map(|(_, series)| series)
+    }
+
+    /// A row each.
+    pub(crate) fn rows(&self) -> Vec<Vec<String>> {
+        let row = |(what, series): &(&str, Series)| vec![(*what).to_owned(), series.shown()];
+        self.0.iter().map(row).collect()
+    }
+}
+
 /// A figure with three significant digits, or all of those before the point.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
@@ -89,6 +114,20 @@ mod tests {
         assert_eq!(Series(vec![3.0, 9.0, 1.0, 5.0]).median(), Some(4.0));
         assert_eq!(Series(vec![3.0, 9.0, 1.0]).shown(), "3.00 (1.00..9.00)");
         assert_eq!(Series::default().shown(), "-");
+    }
+
+    #[test]
+    fn figures_are_rows_in_the_order_of_their_first_round() {
+        let mut figures = Figures::default();
+        for (what, figure) in [("b", 1.0), ("a", 5.0), ("b", 3.0)] {
+            figures.add(what, figure);
+        }
+        assert_eq!(
+            figures.rows(),
+            [["b", "2.00 (1.00..3.00)"], ["a", "5.00"]].map(|row| row.map(str::to_owned))
+        );
+        assert_eq!(figures.of("a"), Some(&Series(vec![5.0])));
+        assert_eq!(figures.of("c"), None);
     }
 
     #[test]

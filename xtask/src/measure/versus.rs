@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
 /// As [`run`].
 pub(super) fn run_cluster(arguments: &mut Arguments) -> Result<()> {
     let brokers = Brokers {
-        warren: Broker::warren_cluster,
+        warren: |binary| Broker::warren_cluster(binary, 3),
         rabbitmq: Broker::rabbitmq_cluster,
     };
     compare(arguments, CLUSTER_LOADS, &brokers)
