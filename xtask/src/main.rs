@@ -35,7 +35,8 @@ cargo xtask TASK
       --release         with the release profile instead of `ci`
       -- ARGS           passed to the simulator as they stand
   bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
-  measure NAME          starts brokers and measures them; without a name lists what there is
+  measure NAME          starts brokers and measures them; without a name lists what there is;
+                        WARREN_BIN names a `warren` to measure in place of one that is built
       --rounds N        that many rounds, of which the medians count (default 5; of `failover` 50)
       --only TEXT       of `versus` and `cluster`, the loads whose name contains TEXT
   help                  this text

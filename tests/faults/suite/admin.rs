@@ -55,7 +55,8 @@ fn ends_with(node: &Node, words: &[&str], wanted: i32) -> Result<String> {
     Ok(text)
 }
 
-fn json(node: &Node, words: &[&str]) -> Result<Value> {
+/// What a verb that must succeed says to programs.
+pub(crate) fn json(node: &Node, words: &[&str]) -> Result<Value> {
     let words: Vec<_> = words.iter().copied().chain(["--json"]).collect();
     Ok(serde_json::from_str(&done(node, &words)?)?)
 }

@@ -2,48 +2,74 @@
 //! their shards is killed, stopped or cut off. The load, the faults and the checks are those of
 //! `tests/faults`; here is how often, and what came of it.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::brokers;
-use super::table::{Series, markdown};
+use super::table::{Series, markdown, number};
 use crate::arguments::Arguments;
 use crate::run::Call;
 
-/// A test, what it does to the leader, and how often by default for each kill.
-const FAULTS: &[(&str, &str, &str, u32)] = &[
-    ("cluster_kill_9", "kill", "`kill -9`", 1),
-    ("cluster_stopped_process", "stop", "SIGSTOP", 5),
-    (
-        "cluster_partition",
-        "partition",
-        "all packets to and from its peers dropped",
-        5,
-    ),
+/// Something that is done to a leader.
+struct Fault {
+    test: &'static str,
+    /// In what the test says.
+    name: &'static str,
+    what: &'static str,
+    /// How many kills there are for each of it.
+    kills: u32,
+    /// Milliseconds until the first new confirm, of the slowest queue.
+    limit: f64,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        test: "cluster_kill_9",
+        name: "kill",
+        what: "`kill -9`",
+        kills: 1,
+        limit: 1000.0,
+    },
+    Fault {
+        test: "cluster_stopped_process",
+        name: "stop",
+        what: "SIGSTOP",
+        kills: 5,
+        limit: 2000.0,
+    },
+    Fault {
+        test: "cluster_partition",
+        name: "partition",
+        what: "all packets to and from its peers dropped",
+        kills: 5,
+        limit: 2000.0,
+    },
 ];
 
 /// Runs each fault many times.
 ///
 /// # Errors
-/// When a message was lost, doubled or out of order, or nothing went on.
+/// When a message was lost, doubled or out of order, or a confirm came later than it may.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     let kills: u32 = arguments.value("--rounds")?.unwrap_or(50);
     arguments.finish()?;
-    if kills == 0 {
-        bail!("--rounds cannot be 0");
-    }
+    ensure!(kills > 0, "--rounds cannot be 0");
     let warren = brokers::build_warren()?;
-    let mut rows = Vec::new();
-    for (test, name, what, part) in FAULTS {
-        let rounds = (kills / part).max(1);
+    let (mut rows, mut beyond) = (Vec::new(), Vec::new());
+    for fault in FAULTS {
+        let Fault { test, what, .. } = fault;
+        let rounds = (kills / fault.kills).max(1);
         let mut figures = Figures::default();
         // The profile of the tests, so that only what is measured is built for release.
         let profile = ["test", "--profile", crate::ci::PROFILE, "--workspace"];
         let test = ["--test", "faults", "--", "--exact", test, "--nocapture"];
         let call = Call::new("cargo").args(profile).args(test);
-        call.env("WARREN_BIN", warren.to_string_lossy())
+        let ran = call
+            .env("WARREN_BIN", warren.to_string_lossy())
             .env("WARREN_FAULTS_ROUNDS", rounds.to_string())
-            .run_watched(|line| figures.take(name, line))?;
+            .run_watched(|line| figures.take(fault.name, line));
         let found = figures.confirm.0.len();
+        ran.with_context(|| format!("{what}: failed, and {found} of {rounds} rounds had figures"))?;
+        beyond.extend(figures.beyond(fault));
         ensure!(
             found as u32 == rounds,
             "{found} of {rounds} rounds ran: are namespaces to be had?"
@@ -52,6 +78,7 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
             (*what).to_owned(),
             rounds.to_string(),
             figures.confirm.shown(),
+            format!("≤ {}", number(fault.limit)),
             figures.delivery.shown(),
         ]);
     }
@@ -59,12 +86,18 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         "fault of the leader",
         "rounds",
         "first new confirm, ms",
+        "reach",
         "first new delivery, ms",
     ];
     println!(
         "\nMedian (least..most) over the rounds, in each the slowest of 18 queues. Lost, doubled, \
          out of order: 0, or this would have failed.\n\n{}",
         markdown(&head, &rows)
+    );
+    ensure!(
+        beyond.is_empty(),
+        "the first new confirm was late:\n{}",
+        beyond.join("\n")
     );
     Ok(())
 }
@@ -77,8 +110,17 @@ struct Figures {
 }
 
 impl Figures {
-    /// `kill: node 1 led 3 of 7 shards; on every queue first new confirm after 523 ms, first new
-    /// delivery after 603 ms`.
+    /// The rounds whose confirm came too late.
+    fn beyond(&self, fault: &Fault) -> Vec<String> {
+        let Fault { what, limit, .. } = fault;
+        let rounds = (1..).zip(&self.confirm.0);
+        let late = rounds.filter(|(_, took)| *took > limit);
+        late.map(|(round, took)| format!("{what}, round {round}: {took} ms, {limit} at most"))
+            .collect()
+    }
+
+    /// `kill: node 1 led 3 of 7 shards, 8 of 18 queues; on every queue first new confirm after
+    /// 523 ms, first new delivery after 603 ms`.
     fn take(&mut self, name: &str, line: &str) {
         let Some((_, rest)) = line.split_once(&format!("{name}: node ")) else {
             return;
@@ -98,6 +140,19 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_that_are_late_are_named() {
+        let figures = Figures {
+            confirm: Series(vec![523.0, 1001.0, 1000.0]),
+            ..Figures::default()
+        };
+        assert_eq!(
+            figures.beyond(&FAULTS[0]),
+            ["`kill -9`, round 2: 1001 ms, 1000 at most"]
+        );
+        assert_eq!(figures.beyond(&FAULTS[1]), [""; 0]);
+    }
 
     #[test]
     fn figures_are_read_from_what_the_suite_says() {

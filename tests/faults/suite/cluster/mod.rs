@@ -9,12 +9,14 @@ mod operated;
 mod operator;
 mod processes;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::Context;
+use crate::admin;
 use crate::alarms::get;
 use crate::broker::{Node, Running};
 use crate::system;
@@ -35,6 +37,8 @@ const SHARDS: u32 = 6;
 const QUEUES: usize = 18;
 /// For all shards to have their replicas, and the leaders that they are to have.
 const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+/// Loads until one has queues that the victim leads: one in 25 has none in a given shard.
+const TRIES: u32 = 5;
 /// For the first confirm after a fault; what was measured is printed.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -146,6 +150,23 @@ impl Cluster {
         })
     }
 
+    /// The leader and the number of queues of each shard.
+    fn queues(&self) -> Result<BTreeMap<u64, (usize, u64)>> {
+        // The first node made the administrator whom all of them know.
+        let shards = admin::json(&self.nodes[0], &["shard", "list"])?;
+        let shards = shards.as_array().context("no list of shards")?.iter();
+        let queues = shards.map(|shard| {
+            let number = |field: &str| {
+                let number = shard[field].as_u64();
+                number.with_context(|| format!("no {field} in {shard}"))
+            };
+            // They joined in turn, which numbers them from 1; 0 is nobody.
+            let leader = number("leader")? as usize;
+            Ok((number("id")?, (leader, number("queues")?)))
+        });
+        queues.collect()
+    }
+
     /// All nodes must run, and stop when they are told to.
     fn stop(mut self) -> Result<()> {
         for (at, running) in self.running.iter_mut().enumerate() {
@@ -163,6 +184,30 @@ fn unique(what: &str) -> String {
     format!("{what}-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Starts load on the nodes other than the victim, which leads some of its queues; how many.
+async fn load_beside(cluster: &Cluster, what: &str, victim: usize) -> Result<(Load, u64)> {
+    let others = cluster.others(victim);
+    for _ in 0..TRIES {
+        let before = cluster.queues()?;
+        let mut load = Load::start(&unique(what), QUEUES, &others, &others).await?;
+        load.goes_on(Instant::now(), FAILOVER_LIMIT).await?;
+        let (mut led, mut all) = (0, 0);
+        for (shard, (leader, queues)) in cluster.queues()? {
+            let new = queues.saturating_sub(before.get(&shard).map_or(0, |(_, queues)| *queues));
+            all += new;
+            if leader == victim + 1 {
+                led += new;
+            }
+        }
+        // Other loads may have declared theirs meanwhile, which are not to be counted.
+        if led > 0 && all == QUEUES as u64 {
+            return Ok((load, led));
+        }
+        load.finish().await?;
+    }
+    bail!("node {} leads no queue of {TRIES} loads", victim + 1);
+}
+
 /// Load on the other nodes, a fault of one, and what the load noticed of it.
 async fn survive(
     cluster: &mut Cluster,
@@ -175,15 +220,12 @@ async fn survive(
         .leads(victim)
         .context("the victim does not answer")?;
     ensure!(leads.shards > 0, "the victim leads nothing");
-    let others = cluster.others(victim);
-    let name = unique(what);
-    let mut load = Load::start(&name, QUEUES, &others, &others).await?;
-    load.goes_on(Instant::now(), FAILOVER_LIMIT).await?;
+    let (mut load, led) = load_beside(cluster, what, victim).await?;
     let since = fault(cluster).await?;
     let firsts = load.goes_on(since, FAILOVER_LIMIT).await?;
     println!(
-        "{what}: node {} led {} of {} shards; on every queue first new confirm after {} ms, \
-         first new delivery after {} ms",
+        "{what}: node {} led {} of {} shards, {led} of {QUEUES} queues; on every queue first \
+         new confirm after {} ms, first new delivery after {} ms",
         victim + 1,
         leads.shards,
         SHARDS + 1,
@@ -197,5 +239,7 @@ async fn survive(
     if tally.refused > 0 {
         bail!("{} messages were refused", tally.refused);
     }
+    // The consumers stayed, so what they held was not to come again.
+    ensure!(tally.redelivered == 0, "redelivered: {}", tally.redelivered);
     Ok(tally)
 }

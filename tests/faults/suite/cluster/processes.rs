@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use tokio::runtime::Runtime;
 
 use super::{Cluster, survive};
@@ -41,8 +41,6 @@ pub(crate) fn cluster_kill_9(context: &Context, runtime: &Runtime) -> Result<()>
             },
             |cluster| cluster.start_again(victim),
         ))?;
-        // Its clients' consumers held nothing of the queues of others.
-        ensure!(tally.redelivered == 0, "redelivered: {}", tally.redelivered);
         confirmed += tally.confirmed;
     }
     let summary = perf.wait(PERF_LIMIT)?;
