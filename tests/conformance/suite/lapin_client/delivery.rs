@@ -134,7 +134,9 @@ async fn consumer_tag_reuse(c: &Context) -> CheckResult {
 async fn ack(c: &Context) -> CheckResult {
     let ch = c.channel().await?;
     let queue = c.three(&ch).await?;
-    let taken = ch.consume(&queue).await?.take(3).await?;
+    // Kept: lapin cancels a consumer that is dropped, maybe behind the channel's close.
+    let mut consumer = ch.consume(&queue).await?;
+    let taken = consumer.take(3).await?;
     settle(&ch, taken[1].delivery_tag, BasicAckOptions::default()).await?;
     equal(
         c.left(&ch, &queue).await?,
@@ -146,7 +148,9 @@ async fn ack(c: &Context) -> CheckResult {
 async fn ack_multiple(c: &Context) -> CheckResult {
     let ch = c.channel().await?;
     let queue = c.three(&ch).await?;
-    let taken = ch.consume(&queue).await?.take(3).await?;
+    // Kept: lapin cancels a consumer that is dropped, maybe behind the channel's close.
+    let mut consumer = ch.consume(&queue).await?;
+    let taken = consumer.take(3).await?;
     settle(&ch, taken[1].delivery_tag, MULTIPLE).await?;
     equal(
         c.left(&ch, &queue).await?,
@@ -158,7 +162,8 @@ async fn ack_multiple(c: &Context) -> CheckResult {
 async fn ack_all(c: &Context) -> CheckResult {
     let ch = c.channel().await?;
     let queue = c.three(&ch).await?;
-    ch.consume(&queue).await?.take(3).await?;
+    let mut consumer = ch.consume(&queue).await?;
+    consumer.take(3).await?;
     settle(&ch, 0, MULTIPLE).await?;
     ensure(
         c.left(&ch, &queue).await?.is_empty(),
@@ -213,11 +218,8 @@ async fn reject(c: &Context) -> CheckResult {
 async fn redelivered(c: &Context) -> CheckResult {
     let ch = c.channel().await?;
     let queue = c.three(&ch).await?;
-    equal(
-        ch.consume(&queue).await?.seen(3).await?,
-        ["1", "2", "3"],
-        "the first time",
-    )?;
+    let mut consumer = ch.consume(&queue).await?;
+    equal(consumer.seen(3).await?, ["1", "2", "3"], "the first time")?;
     let connection = c.connect().await?;
     let other = Ch::open(&connection).await?;
     let mut inbox = other.consume(&queue).await?;
