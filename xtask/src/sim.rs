@@ -40,7 +40,7 @@ const BREAK_VARIABLE: &str = "WARREN_BREAK";
 const ALL: &str = "all";
 const SEEDS: u64 = 20;
 /// Seeds within which a broken build must be caught.
-const BREAK_SEEDS: u64 = 200;
+const BREAK_SEEDS: u64 = 500;
 
 /// What to simulate.
 #[derive(Debug)]
@@ -219,7 +219,7 @@ mod tests {
     fn arguments_reach_the_simulator() {
         let passed = |line: &str| parse(line).unwrap().passed(false).join(" ");
         assert_eq!(passed(""), "--seeds 20");
-        assert_eq!(passed("--break no_dedup"), "--seeds 200");
+        assert_eq!(passed("--break no_dedup"), "--seeds 500");
         assert_eq!(
             passed("--seed 7 --cluster -- --trace"),
             "--seed 7 --cluster --trace"

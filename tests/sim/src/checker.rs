@@ -84,8 +84,8 @@ pub struct Checker {
     declared: BTreeMap<u32, bool>,
     /// By churning client and slot.
     names: BTreeMap<(u32, u32), Names>,
-    /// Queues that somebody has asked to bind to what goes to all.
-    binding: BTreeSet<u32>,
+    /// How often somebody has asked to bind a queue to what goes to all.
+    binding: BTreeMap<u32, u32>,
     /// Those that are bound, and from when on at every node, by the clock on the wall.
     bound: BTreeMap<u32, Time>,
     violations: Vec<Violation>,
@@ -357,15 +357,16 @@ impl Checker {
         self.declared.contains_key(&queue)
     }
 
-    /// Somebody asks to bind a queue to what goes to all; true for the first one.
-    pub fn binds(&mut self, queue: u32) -> bool {
-        self.binding.insert(queue)
+    /// Somebody asks to bind a queue to what goes to all.
+    pub fn binds(&mut self, queue: u32) {
+        *self.binding.entry(queue).or_default() += 1;
     }
 
-    /// That was answered. The one who made it so was told when every node knew; another one may
-    /// have been told of what was still on its way to some.
-    pub fn bound(&mut self, queue: u32, first: bool) {
-        let since = Time(self.now.0 + if first { 0 } else { STALENESS_MILLIS });
+    /// That was answered. The one who made it so was told when every node knew; of several any may
+    /// have been told of what was still on its way to some nodes.
+    pub fn bound(&mut self, queue: u32) {
+        let alone = self.binding.get(&queue) == Some(&1);
+        let since = Time(self.now.0 + if alone { 0 } else { STALENESS_MILLIS });
         let bound = self.bound.entry(queue).or_insert(since);
         *bound = since.min(*bound);
     }

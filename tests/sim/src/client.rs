@@ -121,8 +121,6 @@ pub struct Client {
     pub trusting: bool,
     /// It declares nothing: others were told that all its queues are there and bound.
     pub hasty: bool,
-    /// What it binds nobody has bound before.
-    binds_first: bool,
     /// Queues that others may have bound: they get what is for all.
     pub others: Vec<QueueSpec>,
     /// Others may take away what it uses alone: the node that it was on may have been ruled out.
@@ -157,7 +155,6 @@ impl Client {
             draining: false,
             trusting: true,
             hasty: false,
-            binds_first: false,
             others: Vec::new(),
             lenient: false,
             node: 0,
@@ -431,7 +428,7 @@ impl Client {
             return;
         }
         self.stage = Stage::Binding(index);
-        self.binds_first = checker.binds(queue.number);
+        checker.binds(queue.number);
         self.send(|out| {
             QueueBind {
                 queue: ShortStr::truncated(&queue.name()),
@@ -446,7 +443,7 @@ impl Client {
 
     fn bound(&mut self, checker: &mut Checker) {
         if let Stage::Binding(index) = self.stage {
-            checker.bound(self.queues[index].number, self.binds_first);
+            checker.bound(self.queues[index].number);
             self.go_on_declaring(index + 1, checker);
         }
     }

@@ -84,7 +84,7 @@ impl Faults {
             one_way: often(100),
             both_ways: often(100),
             isolate: often(100),
-            deaf: often(200),
+            deaf: often(500),
             slow: often(200),
             weather: often(200),
             stall: often(200),
