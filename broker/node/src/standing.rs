@@ -14,9 +14,7 @@ impl Standing {
     /// Looks at the node, and tells what has changed.
     pub(crate) fn look(&mut self, broker: &Broker) {
         let lane = broker.lane();
-        // Asked for first: else it may be before a moment that has just come.
-        let now = broker.now();
-        let stale = lane.fresh_until() <= now;
+        let stale = lane.is_behind();
         if stale != self.stale {
             self.stale = stale;
             let text = if stale {

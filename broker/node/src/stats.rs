@@ -88,8 +88,7 @@ impl Stats {
         gauge!("warren_bodies_young_bytes").set(status.young_bytes as f64);
         gauge!("warren_bodies_unlogged_bytes").set(status.memory_bytes as f64);
         counter!("warren_log_syncs_total").absolute(status.syncs);
-        let now = broker.now();
-        let stale = broker.lane().fresh_until() <= now;
+        let stale = broker.lane().is_behind();
         gauge!("warren_definitions_stale").set(f64::from(u8::from(stale)));
         let off = broker.lane().clock_off_millis().unwrap_or(0);
         gauge!("warren_clock_off_milliseconds").set(off as f64);

@@ -406,11 +406,12 @@ impl Overview {
     pub fn leaders(&self) -> BTreeMap<ShardId, (Term, NodeId)> {
         let mut leaders = BTreeMap::new();
         for status in self.replicas() {
-            let known: &mut Option<(Term, NodeId)> = leaders.entry(status.shard).or_default();
-            *known = status.leader.max(*known);
+            if let Some(leader) = status.leader {
+                let known = leaders.entry(status.shard).or_insert(leader);
+                *known = leader.max(*known);
+            }
         }
-        let known = leaders.into_iter();
-        known.filter_map(|(shard, it)| Some((shard, it?))).collect()
+        leaders
     }
 
     /// Every replica that a node has.

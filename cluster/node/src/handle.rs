@@ -280,6 +280,12 @@ where
         self.shared().fresh_until()
     }
 
+    /// Whether this node does not hear from the leader of the definitions: nothing may be routed.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.shared().is_behind()
+    }
+
     /// By how many milliseconds this node's clock on the wall is ahead of the median of its
     /// cluster's, if that is too many for it to lead (rule 12).
     #[must_use]

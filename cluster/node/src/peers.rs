@@ -327,7 +327,7 @@ where
 
     fn is_behind(&self) -> bool {
         let shared = self.shared.upgrade();
-        shared.is_some_and(|shared| shared.fresh_until() <= shared.clock.now().mono)
+        shared.is_some_and(|shared| shared.is_behind())
     }
 
     fn led(&self) -> Vec<ShardStatus> {

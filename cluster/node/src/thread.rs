@@ -244,6 +244,12 @@ where
         Instant(self.fresh_until.load(Ordering::Acquire))
     }
 
+    pub(crate) fn is_behind(&self) -> bool {
+        // The clock is read last: else the moment may be over by then, and look as if it were not.
+        let until = self.fresh_until();
+        until <= self.clock.now().mono
+    }
+
     pub(crate) fn clock_off_millis(&self) -> Option<i64> {
         let off = self.clock_off.load(Ordering::Relaxed);
         (off != 0).then_some(off)

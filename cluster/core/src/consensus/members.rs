@@ -55,6 +55,15 @@ impl Members {
         self.voters == [replica] && self.outgoing.is_empty()
     }
 
+    /// Whether those that count are a majority of the voters, between two sets of both.
+    #[must_use]
+    pub fn are_decided_by(&self, counts: impl Fn(ReplicaId) -> bool) -> bool {
+        [&self.voters, &self.outgoing].iter().all(|voters| {
+            let there = voters.iter().filter(|id| counts(**id)).count();
+            voters.is_empty() || there > voters.len() / 2
+        })
+    }
+
     /// Whether there is nobody else at all.
     #[must_use]
     pub fn is_only(&self, replica: ReplicaId) -> bool {

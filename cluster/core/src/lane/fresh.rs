@@ -104,18 +104,17 @@ impl Fresh {
         }
         let lasts = |at: Instant| now < at.plus_millis(STALENESS_MILLIS_MAX);
         self.granted.retain(|_, (at, _)| lasts(*at));
-        self.others = self
-            .granted
-            .iter()
-            .map(|(node, it)| (*node, it.1))
-            .collect();
-        let nodes: Vec<_> = self.others.iter().map(|(node, it)| (*node, *it)).collect();
+        let others = self.granted.iter().map(|(node, it)| (node, &it.1));
+        // In nearly every step nobody asks, and nothing has changed.
+        if !self.others.iter().eq(others.clone()) {
+            self.others = others.map(|(node, it)| (*node, *it)).collect();
+        }
         for (node, stamp) in std::mem::take(&mut self.asks) {
-            let nodes = nodes.iter().copied().filter(|(other, _)| *other != node);
+            let others = self.others.iter().filter(|(other, _)| **other != node);
             let parcel = Parcel::Fresh {
                 stamp,
                 version,
-                nodes: nodes.collect(),
+                nodes: others.map(|(other, it)| (*other, *it)).collect(),
             };
             mail.send(node, ShardId::DEFINITIONS, &parcel);
         }

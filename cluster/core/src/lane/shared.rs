@@ -205,18 +205,26 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
     }
 
+    /// What others are told of this node.
+    fn known(&self) -> Parcel {
+        Parcel::Known {
+            version: self.shared.told,
+            shown: self.clock.shows(),
+        }
+    }
+
     /// The end of a step: tells others of rows, and whoever waited for them.
     pub(super) fn tell_peers(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
         let versions = self.versions();
-        let (shared, mail) = (&mut self.shared, &mut self.store.mail);
         // Whoever takes the outputs acts on them before anything leaves.
-        let (version, shown) = (versions[0], self.clock.shows());
-        let moved = version > shared.told;
-        shared.told = version;
+        let moved = versions[0] > self.shared.told;
+        self.shared.told = versions[0];
+        let known = self.known();
+        let (shared, mail) = (&mut self.shared, &mut self.store.mail);
         for (node, peer) in &mut shared.peers {
             let mut send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
             if moved {
-                send(&Parcel::Known { version, shown });
+                send(&known);
             }
             peer.feed.pump(shared.life, now.mono, &mut send);
         }
@@ -230,14 +238,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// Sends again what had no answer, and says that this node is there, and its process.
     pub(super) fn tick_rows(&mut self, now: Now) {
+        let known = self.known();
         let (shared, mail) = (&mut self.shared, &mut self.store.mail);
         let paused = shared.ticked.plus_millis(PAUSE_MILLIS) <= now.mono;
         shared.ticked = now.mono;
         let hosted = &self.queues[0];
-        let known = Parcel::Known {
-            version: shared.told,
-            shown: self.clock.shows(),
-        };
         for (node, peer) in &mut shared.peers {
             if paused {
                 peer.heard = now.mono;
@@ -326,10 +331,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             late: None,
         };
         self.shared.peers.insert(node, peer);
-        let known = Parcel::Known {
-            version: self.shared.told,
-            shown: self.clock.shows(),
-        };
+        let known = self.known();
         self.store
             .mail
             .send(node, ShardId::LOCAL_DEFINITIONS, &known);

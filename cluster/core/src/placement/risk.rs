@@ -44,12 +44,8 @@ fn decides(cluster: &Cluster, shard: &Shard, lost: &[NodeId]) -> bool {
         let known = cluster.nodes.iter().find(|known| known.id == node);
         known.is_some_and(|known| known.down_since.is_none())
     };
-    let sets = [&shard.members.voters, &shard.members.outgoing];
-    sets.iter().all(|voters| {
-        let left = voters.iter().map(|id| id.node());
-        let left = left.filter(|node| alive(*node) && !lost.contains(node));
-        voters.is_empty() || left.count() >= majority(voters.len())
-    })
+    let is_left = |node: NodeId| alive(node) && !lost.contains(&node);
+    shard.members.are_decided_by(|id| is_left(id.node()))
 }
 
 /// Shards with a vote on the node that could not be decided without it: they have no majority with

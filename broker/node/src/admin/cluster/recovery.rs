@@ -122,13 +122,8 @@ fn loss(chosen: &ShardStatus, best: &ShardStatus) -> String {
 
 /// Whether those that answer can elect one of them, as the one that knows most sees its members.
 fn has_majority(left: &[ShardStatus], best: &ShardStatus) -> bool {
-    let answers = |id: &ReplicaId| left.iter().any(|status| status.replica == Some(*id));
-    let decides = |voters: &[ReplicaId]| {
-        let there = voters.iter().filter(|id| answers(id)).count();
-        voters.is_empty() || there > voters.len() / 2
-    };
-    let members = &best.members;
-    !members.voters.is_empty() && decides(&members.voters) && decides(&members.outgoing)
+    let answers = |id: ReplicaId| left.iter().any(|status| status.replica == Some(id));
+    !best.members.voters.is_empty() && best.members.are_decided_by(answers)
 }
 
 fn told(status: &ShardStatus) -> String {

@@ -159,18 +159,22 @@ impl Pair {
         }
     }
 
-    /// The founder has something, and the joiner is to have it too.
-    fn join(&mut self) {
-        let batch = put(&[1, 2, 3], 100);
-        let (shard, replica) = (SHARD, ReplicaId::new(NodeId(2), 9));
-        let ticket = 1;
-        let propose = Input::Propose {
+    /// The founder is asked to store these.
+    fn propose(&mut self, values: &[u64], ticket: u32) {
+        let (shard, batch) = (SHARD, put(values, 100));
+        let input = Input::Propose {
             shard,
             batch,
             ticket,
         };
+        self.link(input, 0);
+    }
+
+    /// The founder has something, and the joiner is to have it too.
+    fn join(&mut self) {
+        let (shard, replica) = (SHARD, ReplicaId::new(NodeId(2), 9));
         let changes = vec![MemberChange::Learner(replica)];
-        self.link(propose, 0);
+        self.propose(&[1, 2, 3], 1);
         self.link(Input::Host { shard, replica }, 1);
         self.run();
         self.link(Input::ChangeMembers { shard, changes }, 0);
@@ -294,15 +298,7 @@ fn an_old_copy_of_a_data_folder_is_told_from_the_one_that_was_here() {
     pair.join();
     pair.pass(2_000);
     let copy = pair.nodes[1].disk.clone();
-    let (shard, batch, ticket) = (SHARD, put(&[4, 5], 100), 2);
-    pair.link(
-        Input::Propose {
-            shard,
-            batch,
-            ticket,
-        },
-        0,
-    );
+    pair.propose(&[4, 5], 2);
     pair.pass(400);
     assert_eq!(pair.values(1), [1, 2, 3, 4, 5]);
     pair.crash();
