@@ -392,7 +392,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return false;
         };
         let room = shard.is_unlogged() || self.has_room_for(&batch);
-        let room = room && self.voters_have_room(shard);
+        let room = room && self.voters_have_room(shard, batch.len());
         if self.course != Course::Running || !room {
             return false;
         }
@@ -405,7 +405,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let pending = self.store.log.pending_bytes();
         let limit = self.options.unpaid_bytes_limit as u64;
         let keeps_up = pending == 0 || pending + batch.len() as u64 <= limit;
-        keeps_up && self.store.log.room_for_publishes()
+        keeps_up && self.store.log.has_room_for(batch.len())
     }
 
     #[must_use]

@@ -73,8 +73,8 @@ pub enum Parcel {
     Closed { origin: OriginId },
     /// Who leads the shard, in which term, as far as the sender knows.
     Leader { node: NodeId, term: Term },
-    /// Whether the sender's disk has room for publishes, whatever the shard.
-    Room { has_room: bool },
+    /// Bytes that the sender's disk has for publishes, whatever the shard; `None`: it takes none.
+    Room { bytes: Option<u64> },
     /// A replica is being rebuilt.
     Transfer(Transfer),
     /// Between the sessions of a node, in this life of it, and the leader, in its term.
@@ -168,7 +168,8 @@ impl Parcel {
                 head.put_u64_le(node.0);
                 head.put_u64_le(term.0);
             }
-            Self::Room { has_room } => head.put_u8(u8::from(*has_room)),
+            // Room of no byte is room for what is kept: it is sent as one byte of it.
+            Self::Room { bytes } => head.put_u64_le(bytes.map_or(0, |bytes| bytes.max(1))),
             Self::Transfer(transfer) => transfer.encode(&mut body),
             Self::Dealing {
                 term,
@@ -349,12 +350,7 @@ impl Parcel {
                 term: Term(word(&mut rest)?),
             },
             ROOM => Self::Room {
-                has_room: match rest.try_get_u8() {
-                    Ok(0) => false,
-                    Ok(1) => true,
-                    Ok(_) => return Err("neither room nor none"),
-                    Err(_) => return Err(SHORT),
-                },
+                bytes: Some(word(&mut rest)?).filter(|bytes| *bytes > 0),
             },
             TRANSFER => Self::Transfer(Transfer::decode(&mut rest, whole)?),
             DEALING => {
@@ -504,8 +500,10 @@ mod tests {
                 node: NodeId(2),
                 term: Term(9),
             },
-            Parcel::Room { has_room: false },
-            Parcel::Room { has_room: true },
+            Parcel::Room { bytes: None },
+            Parcel::Room {
+                bytes: Some(u64::MAX),
+            },
         ]
         .into_iter()
         .chain(transfers())

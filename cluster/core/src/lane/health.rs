@@ -7,7 +7,7 @@
 //! - a leader takes no publishes while the disk of one of its shard's voters has no room, as far
 //!   as it was told: settles, votes and claims still find room there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lane, queue_at};
 use crate::consensus::Members;
@@ -25,6 +25,8 @@ const TELL_MILLIS: u64 = 1_000;
 pub(super) struct Room {
     /// Nodes that have said that they have none.
     full: BTreeSet<NodeId>,
+    /// Bytes that the others have for publishes.
+    bytes: BTreeMap<NodeId, u64>,
     /// What others were told last, and when they are told again.
     told: Option<bool>,
     again_at: Instant,
@@ -32,9 +34,10 @@ pub(super) struct Room {
 
 impl Room {
     /// Another node's word.
-    pub(super) fn heard(&mut self, from: NodeId, has_room: bool) {
-        if has_room {
+    pub(super) fn heard(&mut self, from: NodeId, bytes: Option<u64>) {
+        if let Some(bytes) = bytes {
             self.full.remove(&from);
+            self.bytes.insert(from, bytes);
         } else {
             self.full.insert(from);
         }
@@ -43,6 +46,7 @@ impl Room {
     /// There is no way to the node: what it said last is old.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.full.remove(&node);
+        self.bytes.remove(&node);
     }
 
     /// The next tick tells everybody.
@@ -50,35 +54,51 @@ impl Room {
         self.told = None;
     }
 
-    fn is_with(&self, members: &Members) -> bool {
+    /// Whether all voters have room, and this much for themselves.
+    fn is_with(&self, members: &Members, bytes: u64) -> bool {
         let mut voters = members.voters.iter().chain(&members.outgoing);
-        voters.all(|voter| !self.full.contains(&voter.node()))
+        voters.all(|voter| {
+            let node = voter.node();
+            let known = self.bytes.get(&node).copied().unwrap_or(u64::MAX);
+            !self.full.contains(&node) && known >= bytes
+        })
     }
 
-    /// Tells `nodes` whether this one has room.
-    fn tell(&mut self, has_room: bool, nodes: &BTreeSet<NodeId>, now: Instant, mail: &mut Mail) {
+    /// Tells `nodes` how much room this one has.
+    fn tell(
+        &mut self,
+        bytes: Option<u64>,
+        nodes: &BTreeSet<NodeId>,
+        now: Instant,
+        mail: &mut Mail,
+    ) {
+        let has_room = bytes.is_some();
         if self.told == Some(has_room) && now < self.again_at {
             return;
         }
         self.told = Some(has_room);
         self.again_at = now.plus_millis(TELL_MILLIS);
         for node in nodes {
-            mail.send(*node, ShardId::DEFINITIONS, &Parcel::Room { has_room });
+            mail.send(*node, ShardId::DEFINITIONS, &Parcel::Room { bytes });
         }
     }
 }
 
 impl<M: Machine, T: Copy> Lane<M, T> {
-    /// Whether a shard's voters have room on their disks; where another node leads, that one looks.
-    pub(super) fn voters_have_room(&self, shard: ShardId) -> bool {
-        if self.room.full.is_empty() || shard.is_unlogged() {
+    /// Whether a shard's voters have room on their disks for a batch of so many bytes; where
+    /// another node leads, that one looks.
+    pub(super) fn voters_have_room(&self, shard: ShardId, bytes: usize) -> bool {
+        // As this node goes by its own: `Log::has_room_for`.
+        let large = self.store.log.is_large(bytes);
+        if (self.room.full.is_empty() && !large) || shard.is_unlogged() {
             return true;
         }
+        let bytes = if large { 2 * bytes as u64 } else { 0 };
         let Some(at) = queue_at(shard, &self.options) else {
             return true;
         };
         let consensus = self.queues[at].consensus();
-        consensus.leads().is_none() || self.room.is_with(&consensus.members())
+        consensus.leads().is_none() || self.room.is_with(&consensus.members(), bytes)
     }
 
     /// By how many milliseconds this node's clock on the wall is ahead of the median of those that
@@ -98,8 +118,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         for replica in &mut self.queues {
             replica.consensus_mut().set_unfit(unfit);
         }
-        let has_room = self.store.log.room_for_publishes();
+        let room = self.store.log.room_for_publishes();
         let mail = &mut self.store.mail;
-        self.room.tell(has_room, &self.nodes, now, mail);
+        self.room.tell(room, &self.nodes, now, mail);
     }
 }

@@ -92,8 +92,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
                 return;
             }
-            Parcel::Room { has_room } => {
-                self.room.heard(from, has_room);
+            Parcel::Room { bytes } => {
+                self.room.heard(from, bytes);
                 return;
             }
             Parcel::Ask { stamp, known } => {
@@ -128,7 +128,11 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
             return;
         }
-        let room = self.has_room(shard);
+        let bytes = match &parcel {
+            Parcel::Propose { entry, .. } => entry.len(),
+            _ => 0,
+        };
+        let room = self.has_room(shard, bytes);
         self.hand_over(from, shard, parcel, room, now, outputs);
     }
 
@@ -200,7 +204,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             let late = !acts;
             let known = stalled.known;
             // Without them it is refused: whoever asked learns that and waits no more.
-            let room = !late && self.has_room(shard);
+            let room = !late && self.has_room(shard, entry.len());
             self.hand_over(
                 from,
                 shard,
@@ -221,14 +225,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         })
     }
 
-    /// Whether another node's batch for this shard finds room, here and with the shard's voters.
-    fn has_room(&self, shard: ShardId) -> bool {
+    /// Whether another node's batch of so many bytes for this shard finds room, here and with the
+    /// shard's voters.
+    fn has_room(&self, shard: ShardId, bytes: usize) -> bool {
         let room = if shard.is_unlogged() {
             !self.scarce
         } else {
-            self.store.log.room_for_publishes()
+            self.store.log.has_room_for(bytes)
         };
-        self.course == super::Course::Running && room && self.voters_have_room(shard)
+        self.course == super::Course::Running && room && self.voters_have_room(shard, bytes)
     }
 
     /// Ticks the replicas that have peers, and rules out nodes that are gone for long.

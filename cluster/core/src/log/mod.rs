@@ -51,6 +51,8 @@ pub use transfer::DurableCheckpoint;
 
 /// Log bytes after which it is worth a look whether a checkpoint is due.
 const LOOK_BYTES: u64 = 1 << 20;
+/// What a segment holds beside the payload of an only entry: its head, marks and a seal.
+const LARGE_MARGIN_BYTES: u64 = 1024;
 
 /// How a lane's log is kept.
 #[derive(Clone, Debug)]
@@ -394,13 +396,30 @@ impl Log {
         self.events.pop_front()
     }
 
-    /// Whether publishes may come: settles and votes may always, and find two segments and a
-    /// checkpoint's room kept for them.
+    /// Bytes of disk that publishes may take; `None` when they may not come: settles and votes
+    /// may always, and find two segments and a checkpoint's room kept for them.
     #[must_use]
-    pub fn room_for_publishes(&self) -> bool {
+    pub fn room_for_publishes(&self) -> Option<u64> {
         let segments = 2 * u64::from(self.options.segment_bytes);
         let checkpoint = 2 * self.checkpoints.bytes_max();
-        !self.full && self.free_disk_bytes >= segments + checkpoint
+        let kept = segments + checkpoint + self.main.unasked_bytes();
+        self.free_disk_bytes
+            .checked_sub(kept)
+            .filter(|_| !self.full)
+    }
+
+    /// Whether a publish of so many bytes finds room. What is not larger than a segment goes by
+    /// what is kept; a larger one gets a segment of its own, which needs room beside that.
+    #[must_use]
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        let room = self.room_for_publishes();
+        room.is_some_and(|room| !self.is_large(bytes) || room >= 2 * bytes as u64)
+    }
+
+    /// Whether so many bytes do not fit into a segment of the usual size.
+    #[must_use]
+    pub fn is_large(&self, bytes: usize) -> bool {
+        bytes as u64 + LARGE_MARGIN_BYTES > u64::from(self.options.segment_bytes)
     }
 
     /// What the file system has left.

@@ -41,29 +41,32 @@ impl Log {
     }
 
     fn make_file(&mut self, ops: &mut Vec<Op>) {
-        if self.creating || (self.full && self.spare.is_none()) {
+        if self.creating {
             return;
         }
         let Some(number) = self.main.wants_file() else {
             return;
         };
-        let token = Self::token(&mut self.last_token);
+        let zeroed = self.main.zeroed_bytes(number);
+        let usual = zeroed <= u64::from(self.options.segment_bytes);
         let file = FileName::Segment(SegmentId(number));
-        let op = match self.spare.take() {
+        let op = match self.spare.take_if(|_| usual) {
             Some(spare) => Op::Rename {
                 from: FileName::Segment(SegmentId(spare)),
                 to: file,
-                token,
+                token: Self::token(&mut self.last_token),
             },
-            None => Op::Create {
-                file,
-                zeroed: self.main.zeroed_bytes(number),
-                token,
-            },
+            None if self.full => return,
+            None => {
+                self.spend(zeroed);
+                Op::Create {
+                    file,
+                    zeroed,
+                    token: Self::token(&mut self.last_token),
+                }
+            }
         };
-        if let Op::Create { zeroed, .. } = op {
-            self.spend(zeroed);
-        }
+        self.main.asked_for(number);
         self.creating = true;
         self.hand_out(Job::NextFile { number }, op, ops);
     }

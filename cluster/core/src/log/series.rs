@@ -5,7 +5,8 @@
 //!   valid record in a batch means that every batch before it is on disk;
 //! - a batch begins with a mark of what was synced when it was handed out;
 //! - a segment that is left behind ends with a seal, for which there is always room;
-//! - a batch is handed out only when its segment's file exists.
+//! - a batch is handed out only when its segment's file exists; the file of a segment of the log
+//!   proper was made with room for all that goes into it, so that no write makes it longer.
 
 use std::collections::VecDeque;
 
@@ -50,6 +51,10 @@ pub(super) struct Series {
     unmarked_since: Option<Instant>,
     /// Files exist for all segments up to this number.
     prepared: u32,
+    /// Files were asked for, with the size that they have, up to this number.
+    asked: u32,
+    /// Segments that are larger than usual, and their bytes, until their files exist.
+    large: VecDeque<(u32, u32)>,
     /// Where segments ended that were left behind.
     ends: VecDeque<Position>,
 }
@@ -101,6 +106,8 @@ impl Series {
             synced_at: Instant(0),
             unmarked_since: None,
             prepared: setup.number - 1,
+            asked: setup.number - 1,
+            large: VecDeque::new(),
             ends: VecDeque::new(),
         }
     }
@@ -192,17 +199,18 @@ impl Series {
     }
 
     /// Leaves the segment when a record of `size` bytes does not fit any more. One that fits in
-    /// no segment gets one of its own size.
+    /// no segment gets one of its own size, the next whose file has not been asked for.
     fn make_room(&mut self, size: u32) {
         let needed = HEAD_BYTES + size + RESERVED_BYTES;
-        if self.tail.offset() + needed <= self.capacity {
-            return;
-        }
-        if self.tail.offset() > SEGMENT_HEAD_BYTES {
+        while self.tail.offset() + needed > self.capacity {
+            let number = self.tail.number();
+            let open = self.survivors || number > self.asked;
+            if self.tail.offset() == SEGMENT_HEAD_BYTES && open {
+                self.capacity = SEGMENT_HEAD_BYTES + needed;
+                self.large.push_back((number, self.capacity));
+                return;
+            }
             self.seal();
-        }
-        if self.tail.offset() + needed > self.capacity {
-            self.capacity = self.capacity.max(SEGMENT_HEAD_BYTES + needed);
         }
     }
 
@@ -255,18 +263,33 @@ impl Series {
         (begun && self.prepared < wanted).then_some(self.prepared + 1)
     }
 
+    /// The file of segment `number` is being made, with as many bytes as it has now.
+    pub(super) fn asked_for(&mut self, number: u32) {
+        self.asked = self.asked.max(number);
+    }
+
     /// The file of segment `number` exists, with its directory synced.
     pub(super) fn prepared(&mut self, number: u32) {
         self.prepared = self.prepared.max(number);
+        self.asked = self.asked.max(number);
+        while self.large.pop_front_if(|it| it.0 <= number).is_some() {}
+    }
+
+    /// Bytes that the files will have which are still to be asked for.
+    pub(super) fn unasked_bytes(&self) -> u64 {
+        let unasked = self.asked + 1..=self.tail.number();
+        unasked.map(|number| self.zeroed_bytes(number)).sum()
     }
 
     /// Bytes of zeros that the file of segment `number` is made with.
     pub(super) fn zeroed_bytes(&self, number: u32) -> u64 {
+        let large = self.large.iter().find(|it| it.0 == number);
         let (first, first_bytes) = self.first;
-        match (self.survivors, number == first) {
+        match (self.survivors, large) {
             (true, _) => 0,
-            (false, true) => u64::from(first_bytes),
-            (false, false) => u64::from(self.segment_bytes),
+            (false, Some(large)) => u64::from(large.1),
+            (false, None) if number == first => u64::from(first_bytes),
+            (false, None) => u64::from(self.segment_bytes),
         }
     }
 
@@ -351,6 +374,7 @@ impl Series {
             self.written = self.tail;
             self.synced = self.tail;
             self.prepared = number - 1;
+            self.asked = number - 1;
         }
     }
 
@@ -364,7 +388,7 @@ impl Series {
         self.pending_bytes = 0;
         self.tail = Position::new(self.tail.number() + 1, SEGMENT_HEAD_BYTES);
         self.capacity = self.segment_bytes;
-        self.prepared = self.prepared.max(self.tail.number() - 1);
+        self.prepared(self.tail.number() - 1);
         self.written = self.tail;
         self.synced = self.tail;
         left

@@ -358,10 +358,10 @@ fn a_full_disk_stops_publishes_and_loses_nothing() {
     let mut model = Model::new(12, 1, small());
     model.append(0, &[publish(1, 1, 300)]);
     model.settle();
-    assert!(model.log.room_for_publishes());
+    assert!(model.log.room_for_publishes().is_some());
     model.disk.set_bytes_limit(model.disk.used_bytes() + 1000);
     model.log.set_free_disk(model.disk.free_bytes());
-    assert!(!model.log.room_for_publishes());
+    assert!(model.log.room_for_publishes().is_none());
     for id in 2..=40 {
         model.append(0, &[publish(1, id, 2000)]);
         model.submit();
@@ -371,9 +371,44 @@ fn a_full_disk_stops_publishes_and_loses_nothing() {
     model.disk.set_bytes_limit(u64::MAX);
     model.log.set_free_disk(model.disk.free_bytes());
     model.settle();
-    assert!(model.log.room_for_publishes());
+    assert!(model.log.room_for_publishes().is_some());
     assert_eq!(model.shards[0].persisted, 40);
     model.check_bodies();
+}
+
+/// Of the simulator's seed 705: the write of such an entry made its file longer, which ended the
+/// node.
+#[test]
+fn an_entry_larger_than_a_segment_waits_for_room() {
+    let segment = u64::from(small().segment_bytes);
+    let large = 4 * small().segment_bytes;
+    // Also where the next file is there already, of the usual size.
+    for filled in [300, 20_000] {
+        let mut model = Model::new(16, 1, small());
+        model.append(0, &[publish(1, 1, filled)]);
+        model.settle();
+        let limit = model.disk.used_bytes() + 4 * segment - 1;
+        model.disk.set_bytes_limit(limit);
+        model.log.set_free_disk(model.disk.free_bytes());
+        assert!(model.log.has_room_for(1000));
+        assert!(!model.log.has_room_for(large as usize));
+        model.append(0, &[publish(1, 2, large)]);
+        model.submit();
+        while model.complete() {}
+        assert!(!model.log.has_room_for(1000), "what waits needs the room");
+        assert_eq!(model.shards[0].persisted, 1);
+
+        model.disk.set_bytes_limit(u64::MAX);
+        model.log.set_free_disk(model.disk.free_bytes());
+        model.settle();
+        assert_eq!(model.shards[0].persisted, 2);
+        assert!(model.log.has_room_for(large as usize));
+        model.append(0, &[publish(1, 3, 300), publish(1, 4, large)]);
+        model.settle();
+        model.check_bodies();
+        model.recover().expect("recovers");
+        model.check_bodies();
+    }
 }
 
 #[test]
