@@ -28,14 +28,19 @@ pub use members::{MemberChange, Members};
 pub use message::{Message, SnapshotOf};
 
 /// Ticks without a leader's message after which a replica stands for election: at least this
-/// many, less than twice as many. A leader beats every [`HEARTBEAT_TICKS`].
+/// many, less than twice as many.
 pub const ELECTION_TICKS: u32 = 10;
-pub const HEARTBEAT_TICKS: u32 = 2;
 
-/// Milliseconds of a tick.
+/// Milliseconds from one tick to the next, at least: what a lease may last depends on it.
 pub const TICK_MILLIS: u64 = 40;
+/// Milliseconds from one beat of a leader to the next, more or less. What is answered to one may
+/// come with the next: a lease lasts longer than two.
+pub const BEAT_MILLIS: u64 = 80;
 /// By how much clocks of two nodes may drift apart within an election timeout, in milliseconds.
 const DRIFT_MILLIS: u64 = 40;
+/// How long a leader may act after it sent what a majority has answered. Of the ticks that a
+/// replica counts before it grants a vote, the first may come at once.
+const LEASE_MILLIS: u64 = (ELECTION_TICKS as u64 - 1) * TICK_MILLIS - DRIFT_MILLIS;
 
 /// What a replica must never forget, but for `commit`, which others would tell it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -233,6 +238,13 @@ impl Consensus {
     pub fn tick(&mut self, now: Instant) {
         if let Some(group) = self.group_mut() {
             group.tick(now);
+        }
+    }
+
+    /// [`BEAT_MILLIS`] passed: a leader says that it is there.
+    pub fn beat(&mut self, now: Instant) {
+        if let Some(group) = self.group_mut() {
+            group.beat(now);
         }
     }
 

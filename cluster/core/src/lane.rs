@@ -150,6 +150,9 @@ pub struct Lane<M: Machine, T> {
     deadlines: BTreeMap<ShardId, Instant>,
     /// When the replicas that have peers are ticked next.
     next_tick: Option<Instant>,
+    /// When all that lead here beat; and whether this step ends with all mail that waited for it.
+    next_beat: Instant,
+    beats: bool,
     /// Nodes that there is a way to.
     nodes: BTreeSet<NodeId>,
     /// When the way to other nodes was lost, and when the lane began.
@@ -237,6 +240,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.store.known = self.rows[0].machine().version();
         self.tell_rows(outputs);
         self.tick(now, outputs);
+        self.beat(now);
         self.take_inputs(now, inputs, outputs)?;
         self.take_stalled(now, outputs);
         self.take_deadlines(now.mono);
@@ -250,7 +254,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.take_events(now)?;
         self.stay_fresh(now.mono);
         self.tell_peers(now, outputs);
-        self.store.mail.take(&mut outputs.mail);
+        let is_beat = std::mem::take(&mut self.beats);
+        self.store.mail.take(is_beat, &mut outputs.mail);
         Ok(more || !self.touched.is_empty())
     }
 
@@ -259,11 +264,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub fn deadline(&self) -> Option<Instant> {
         let shards = self.deadlines.values().min().copied();
         let tick = self.next_tick.filter(|tick| *tick != NEVER);
+        let beat = tick.map(|_| self.next_beat);
         let transfer = self.transfer_deadline();
         let install = self.install_deadline();
         let answers = self.shared.deadline();
         let log = self.store.log.deadline();
-        [shards, log, tick, transfer, install, answers]
+        [shards, log, tick, beat, transfer, install, answers]
             .into_iter()
             .flatten()
             .min()

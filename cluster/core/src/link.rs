@@ -416,6 +416,8 @@ pub struct Envelope {
 #[derive(Debug, Default)]
 pub struct Mail {
     open: BTreeMap<(NodeId, Class), Parts>,
+    /// What goes along with the next envelope on the control link, at the next beat at the latest.
+    waiting: BTreeMap<NodeId, Parts>,
     full: Vec<Envelope>,
 }
 
@@ -434,15 +436,50 @@ impl Mail {
         }
     }
 
-    /// All envelopes; leaves nothing.
-    pub fn take(&mut self, out: &mut Vec<Envelope>) {
+    /// Adds a parcel that nobody waits for: a write for it alone would cost more than it is worth.
+    /// It is small, and may be overtaken.
+    pub fn send_with_beat(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
+        debug_assert_eq!(parcel.class(), Class::Control);
+        let parts = self.waiting.entry(to).or_default();
+        parcel.encode(shard, parts);
+        if parts.len() >= ENVELOPE_BYTES_MAX / 2 {
+            let mut waiting = std::mem::take(parts);
+            let mut parts = Parts::default();
+            parts.open().put_u8(VERSION);
+            parts.append(&mut waiting);
+            let (class, parts) = (Class::Control, parts.take());
+            self.full.push(Envelope { to, class, parts });
+        }
+    }
+
+    /// All envelopes; leaves nothing but what waits for a beat, if this is none.
+    pub fn take(&mut self, is_beat: bool, out: &mut Vec<Envelope>) {
         out.append(&mut self.full);
-        for ((to, class), mut parts) in std::mem::take(&mut self.open) {
-            if !parts.is_empty() {
-                let parts = parts.take();
-                out.push(Envelope { to, class, parts });
+        if is_beat {
+            for (to, mut parts) in std::mem::take(&mut self.waiting) {
+                self.append(to, &mut parts);
             }
         }
+        for ((to, class), mut parts) in std::mem::take(&mut self.open) {
+            if parts.is_empty() {
+                continue;
+            }
+            if class == Class::Control
+                && let Some(mut waiting) = self.waiting.remove(&to)
+            {
+                parts.append(&mut waiting);
+            }
+            let parts = parts.take();
+            out.push(Envelope { to, class, parts });
+        }
+    }
+
+    fn append(&mut self, to: NodeId, waiting: &mut Parts) {
+        let parts = self.open.entry((to, Class::Control)).or_default();
+        if parts.is_empty() {
+            parts.open().put_u8(VERSION);
+        }
+        parts.append(waiting);
     }
 }
 
@@ -594,15 +631,54 @@ mod tests {
             mail.send(NodeId(3), shard, &parcel);
         }
         let mut envelopes = Vec::new();
-        mail.take(&mut envelopes);
+        mail.take(false, &mut envelopes);
         assert_eq!(envelopes.len(), 4);
         for envelope in &envelopes {
             let all = parcels().into_iter();
             let expected: Vec<_> = all.filter(|(_, it)| it.class() == envelope.class).collect();
             assert_eq!(open(&joined(envelope)), Ok(expected));
         }
-        mail.take(&mut envelopes);
+        mail.take(false, &mut envelopes);
         assert_eq!(envelopes.len(), 4, "nothing is left");
+    }
+
+    #[test]
+    fn what_can_wait_goes_along_or_with_the_beat() {
+        let node = |id| Parcel::Leader {
+            node: NodeId(id),
+            term: Term(1),
+        };
+        let shard = ShardId(1);
+        let mut mail = Mail::default();
+        let take = |mail: &mut Mail, is_beat| {
+            let mut envelopes = Vec::new();
+            mail.take(is_beat, &mut envelopes);
+            let read = |it: &Envelope| (it.to, open(&joined(it)).expect("whole"));
+            envelopes.iter().map(read).collect::<Vec<_>>()
+        };
+        mail.send_with_beat(NodeId(2), shard, &node(1));
+        mail.send_with_beat(NodeId(3), shard, &node(2));
+        mail.send(NodeId(2), shard, &propose(Bytes::from_static(b"data")));
+        let data = propose(Bytes::from_static(b"data"));
+        assert_eq!(
+            take(&mut mail, false),
+            [(NodeId(2), vec![(shard, data)])],
+            "on the other link"
+        );
+        mail.send(NodeId(2), shard, &node(3));
+        let both = vec![(shard, node(3)), (shard, node(1))];
+        assert_eq!(take(&mut mail, false), [(NodeId(2), both)]);
+        assert_eq!(take(&mut mail, false), []);
+        let one = vec![(shard, node(2))];
+        assert_eq!(take(&mut mail, true), [(NodeId(3), one)]);
+        assert_eq!(take(&mut mail, true), []);
+        // However many wait.
+        let beats = ENVELOPE_BYTES_MAX / 20;
+        (0..beats).for_each(|_| mail.send_with_beat(NodeId(2), shard, &node(1)));
+        let mut envelopes = Vec::new();
+        mail.take(true, &mut envelopes);
+        let small = |it: &Envelope| joined(it).len() <= ENVELOPE_BYTES_MAX;
+        assert!(envelopes.len() > 1 && envelopes.iter().all(small));
     }
 
     #[test]
@@ -613,7 +689,7 @@ mod tests {
             mail.send(NodeId(2), ShardId(1), &propose(entry.clone()));
         }
         let mut envelopes = Vec::new();
-        mail.take(&mut envelopes);
+        mail.take(false, &mut envelopes);
         assert!(envelopes.len() > 3);
         for envelope in envelopes {
             assert!(joined(&envelope).len() <= ENVELOPE_BYTES_MAX);
@@ -627,7 +703,7 @@ mod tests {
             mail.send(NodeId(2), shard, &parcel);
         }
         let mut envelopes = Vec::new();
-        mail.take(&mut envelopes);
+        mail.take(false, &mut envelopes);
         for envelope in envelopes {
             let whole = joined(&envelope);
             let parcels = open(&whole).expect("whole").len();

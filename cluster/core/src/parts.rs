@@ -58,6 +58,18 @@ impl Parts {
         self.len() == 0
     }
 
+    /// Appends all of `other`, and leaves that empty.
+    pub fn append(&mut self, other: &mut Self) {
+        if other.done.is_empty() {
+            self.open.put_slice(&other.open);
+            other.open.clear();
+            return;
+        }
+        self.close();
+        self.len += other.len();
+        self.done.append(&mut other.take());
+    }
+
     /// All of it, in order; leaves this empty.
     pub fn take(&mut self) -> Vec<Bytes> {
         self.close();

@@ -15,7 +15,7 @@ use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
 use super::kept::Kept;
 use super::members;
 use super::{
-    DRIFT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, HEARTBEAT_TICKS, Hard, MemberChange,
+    BEAT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, Hard, LEASE_MILLIS, MemberChange,
     Members, Message, Ready, SnapshotOf, Start, TICK_MILLIS,
 };
 use crate::ids::{Index, Instant, ReplicaId, Term};
@@ -43,8 +43,9 @@ pub(super) struct Group {
     /// Before this no vote is granted.
     silent_until: Option<Instant>,
     started: bool,
-    /// The sender's clock on the leader's last heartbeat, to be sent back.
-    echo: Instant,
+    /// The sender's clock on the leader's last heartbeat, and whether that one was at rest: to be
+    /// sent back.
+    echo: (Instant, bool),
     /// When the newest heartbeat was sent that a peer has answered, in the term that is led.
     answered: BTreeMap<ReplicaId, Instant>,
     answered_in: u64,
@@ -73,7 +74,8 @@ impl Group {
         let config = Config {
             id: start.replica.0,
             election_tick: ELECTION_TICKS as usize,
-            heartbeat_tick: HEARTBEAT_TICKS as usize,
+            // Its own come too seldom to count: [`Self::beat`] makes those that do.
+            heartbeat_tick: ELECTION_TICKS as usize - 1,
             applied: start.applied.0.0,
             max_size_per_msg: MESSAGE_BYTES_MAX,
             max_inflight_msgs: MESSAGES_MAX,
@@ -100,7 +102,7 @@ impl Group {
             now: Instant(0),
             silent_until: None,
             started: !silent,
-            echo: Instant(0),
+            echo: (Instant(0), false),
             answered: BTreeMap::new(),
             answered_in: 0,
             recovering: Vec::new(),
@@ -151,6 +153,11 @@ impl Group {
         self.lease = self.lease();
     }
 
+    pub(super) fn beat(&mut self, now: Instant) {
+        self.set_now(now);
+        self.node.ping();
+    }
+
     pub(super) fn set_unfit(&mut self, unfit: bool) {
         self.unfit = unfit;
     }
@@ -172,9 +179,8 @@ impl Group {
     fn heir(&self) -> Option<ReplicaId> {
         let voters = self.members().voters;
         let others = voters.into_iter().filter(|voter| *voter != self.id());
-        let beat = u64::from(HEARTBEAT_TICKS) * TICK_MILLIS;
         others.max_by_key(|voter| {
-            let late = self.answered_by(*voter).plus_millis(3 * beat) < self.now;
+            let late = self.answered_by(*voter).plus_millis(3 * BEAT_MILLIS) < self.now;
             (!late, self.matched(*voter))
         })
     }
@@ -241,6 +247,8 @@ impl Group {
         self.set_now(now);
         let (from, term, stamp) = (message.from, message.term(), message.stamp);
         let (beat, answer) = (message.is_heartbeat(), message.is_heartbeat_response());
+        let at_rest = message.at_rest;
+        let led = self.leads().is_some();
         let message = message.into_raft();
         let asks_for_vote = matches!(
             message.get_msg_type(),
@@ -263,7 +271,7 @@ impl Group {
         self.draw_timeout();
         let raft = &self.node.raft;
         if beat && raft.term == term.0 {
-            self.echo = stamp;
+            self.echo = (stamp, at_rest);
         }
         if answer && raft.term == term.0 && raft.state == StateRole::Leader {
             if self.answered_in != raft.term {
@@ -272,6 +280,10 @@ impl Group {
             }
             let newest = self.answered.entry(from).or_default();
             *newest = stamp.max(*newest);
+        }
+        if !led && self.leads().is_some() {
+            // It may not act before this is answered.
+            self.node.ping();
         }
         self.lease = self.lease();
         stepped
@@ -471,8 +483,9 @@ impl Group {
         let mut message = Message::of(message);
         if message.is_heartbeat() {
             message.stamp = self.now;
+            message.at_rest = self.lease > self.now;
         } else if message.is_heartbeat_response() {
-            message.stamp = self.echo;
+            (message.stamp, message.at_rest) = self.echo;
         }
         message
     }
@@ -560,8 +573,7 @@ impl Group {
         if answered == Instant(0) {
             return answered;
         }
-        let millis = u64::from(ELECTION_TICKS) * TICK_MILLIS - DRIFT_MILLIS;
-        answered.plus_millis(millis)
+        answered.plus_millis(LEASE_MILLIS)
     }
 
     fn answered_by(&self, voter: ReplicaId) -> Instant {

@@ -1,12 +1,13 @@
 //! What replicas of a shard say to each other, and its byte form.
 //!
-//! Layout, little endian: kind u8, flags u8 (1: reject, 2: with a snapshot), zero u16, context
+//! Layout, little endian: kind u8, flags u8 (1: reject, 2: with a snapshot, 4: at rest), zero u16, context
 //! length u32, entries u32, then u64: from, to, term, log term, index, commit, commit term, reject
 //! hint, requested snapshot, priority, stamp; then the snapshot (index u64, term u64, members),
 //! the context, and the entries: term u64, index u64, kind u8, three zeros, length u32, data.
 //!
-//! `stamp` is ours: the sender's monotonic clock on a heartbeat, sent back with its answer. Only
-//! kinds that peers send each other are read; what is only for a replica itself is refused.
+//! `stamp` is ours: the sender's monotonic clock on a heartbeat, sent back with its answer. So is
+//! `at rest` (flag 4): neither that heartbeat nor its answer is waited for. Only kinds that peers
+//! send each other are read; what is only for a replica itself is refused.
 
 use bytes::{Buf, BufMut, Bytes};
 use raft::prelude::{Message as RaftMessage, MessageType, Snapshot};
@@ -18,6 +19,7 @@ use crate::parts::{Parts, detached};
 
 const REJECT: u8 = 1;
 const SNAPSHOT: u8 = 2;
+const AT_REST: u8 = 4;
 const FIXED_BYTES: usize = 12 + 11 * 8;
 /// A context is a few words at most.
 const CONTEXT_BYTES_MAX: u32 = 256;
@@ -41,6 +43,7 @@ pub struct Message {
     request_snapshot: u64,
     priority: i64,
     pub(super) stamp: Instant,
+    pub(super) at_rest: bool,
     snapshot: Option<SnapshotOf>,
     context: Bytes,
     entries: Vec<Entry>,
@@ -59,6 +62,13 @@ impl Message {
     #[must_use]
     pub fn is_urgent(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether it may wait for the next beat of the lane: a heartbeat or its answer, while the
+    /// leader has its lease.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        self.at_rest
     }
 
     #[must_use]
@@ -83,7 +93,8 @@ impl Message {
     /// Appends its byte form; entries' data by reference.
     pub fn encode(&self, out: &mut Parts) {
         let flags = if self.reject { REJECT } else { 0 }
-            | if self.snapshot.is_some() { SNAPSHOT } else { 0 };
+            | if self.snapshot.is_some() { SNAPSHOT } else { 0 }
+            | if self.at_rest { AT_REST } else { 0 };
         let fixed = out.open();
         fixed.put_u8(self.kind);
         fixed.put_u8(flags);
@@ -159,6 +170,7 @@ impl Message {
             request_snapshot: message.request_snapshot,
             priority: message.priority,
             stamp: Instant(0),
+            at_rest: false,
             snapshot,
             context: message.context.clone(),
             entries: message.entries.iter().map(Entry::of).collect(),
@@ -231,7 +243,7 @@ fn read(rest: &mut Bytes, whole: usize) -> Result<Message, &'static str> {
         return Err("a kind that no peer sends");
     }
     let flags = rest.get_u8();
-    if rest.get_u16_le() != 0 || flags & !(REJECT | SNAPSHOT) != 0 {
+    if rest.get_u16_le() != 0 || flags & !(REJECT | SNAPSHOT | AT_REST) != 0 {
         return Err("unknown flags");
     }
     let (context, entries) = (rest.get_u32_le(), rest.get_u32_le());
@@ -252,6 +264,7 @@ fn read(rest: &mut Bytes, whole: usize) -> Result<Message, &'static str> {
         request_snapshot: rest.get_u64_le(),
         priority: rest.get_u64_le().cast_signed(),
         stamp: Instant(rest.get_u64_le()),
+        at_rest: flags & AT_REST != 0,
         snapshot: None,
         context: Bytes::new(),
         entries: Vec::new(),
@@ -330,6 +343,7 @@ mod tests {
             request_snapshot: 4,
             priority: -1,
             stamp: Instant(99),
+            at_rest: false,
             snapshot: Some(SnapshotOf {
                 index: Index(5),
                 term: Term(2),

@@ -122,6 +122,16 @@ fn an_unlogged_shard_agrees_with_itself() {
     assert!(alone.ready().is_none());
 }
 
+fn tick(replica: &mut Consensus, now: Instant) {
+    replica.tick(now);
+    if now
+        .micros_since(Instant(0))
+        .is_multiple_of(1000 * BEAT_MILLIS)
+    {
+        replica.beat(now);
+    }
+}
+
 /// Three replicas whose disks answer at once and whose messages all arrive.
 fn settle(
     replicas: &mut BTreeMap<ReplicaId, Consensus>,
@@ -170,7 +180,7 @@ fn three_replicas_elect_one_and_agree() {
     for _ in 0..60 {
         now = now.plus_millis(TICK_MILLIS);
         for replica in replicas.values_mut() {
-            replica.tick(now);
+            tick(replica, now);
         }
         settle(&mut replicas, &mut applied, now);
     }
@@ -191,7 +201,7 @@ fn three_replicas_elect_one_and_agree() {
     for _ in 0..4 {
         now = now.plus_millis(TICK_MILLIS);
         for replica in replicas.values_mut() {
-            replica.tick(now);
+            tick(replica, now);
         }
         settle(&mut replicas, &mut applied, now);
     }
@@ -205,7 +215,7 @@ fn three_replicas_elect_one_and_agree() {
 fn no_vote_is_granted_in_the_first_election_timeout_after_a_start() {
     let mut asker = Consensus::new(start(1, &[1, 2])).expect("valid");
     let mut asked = Consensus::new(start(2, &[1, 2])).expect("valid");
-    asked.tick(Instant(0));
+    tick(&mut asked, Instant(0));
     asker.campaign().expect("taken");
     let timeout = u64::from(ELECTION_TICKS) * TICK_MILLIS;
     let mut ask = |millis| {
@@ -267,7 +277,7 @@ fn a_snapshot_that_nobody_takes_is_not_offered_for_ever() {
         let mut told = 0;
         for _ in 0..ticks {
             now = now.plus_millis(TICK_MILLIS);
-            leader.tick(now);
+            tick(leader, now);
             while let Some(ready) = leader.ready() {
                 leader.on_persisted(ready.number);
                 for entry in &ready.committed {
@@ -296,7 +306,7 @@ fn a_snapshot_that_nobody_takes_is_not_offered_for_ever() {
     pass(&mut leader, 1);
     let change = MemberChange::Learner(ReplicaId(2));
     leader.propose_members(&[change]).expect("leads");
-    assert_eq!(pass(&mut leader, 2 * HEARTBEAT_TICKS), 0);
+    assert_eq!(pass(&mut leader, 4), 0);
     assert_eq!(leader.take_snapshot_wants(), [ReplicaId(2)]);
     let (index, term) = leader.last();
     let members = leader.members();
@@ -325,7 +335,7 @@ fn a_leader_that_has_lost_its_vote_gives_its_lead_away() {
     let mut pass = |replicas: &mut BTreeMap<ReplicaId, Consensus>, ticks: u32| {
         for _ in 0..ticks {
             now = now.plus_millis(TICK_MILLIS);
-            replicas.values_mut().for_each(|it| it.tick(now));
+            replicas.values_mut().for_each(|it| tick(it, now));
             settle(replicas, &mut applied, now);
         }
         let leads = replicas.iter().filter(|(_, it)| it.leads().is_some());

@@ -20,6 +20,8 @@ use crate::rows::Version;
 
 /// How often the leader is asked: a few answers may be lost.
 const ASK_MILLIS: u64 = 200;
+/// Whoever has had an answer in this time can wait for the next.
+const PATIENT_MILLIS: u64 = 3 * ASK_MILLIS;
 
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
@@ -97,8 +99,12 @@ impl Fresh {
 
     /// This node leads: answers those who asked.
     fn answer(&mut self, version: Version, now: Instant, mail: &mut Mail) {
+        let mut in_need = Vec::new();
         for node in self.asks.keys() {
             if let Some(granted) = self.granted.get_mut(node) {
+                if granted.0.plus_millis(PATIENT_MILLIS) < now {
+                    in_need.push(*node);
+                }
                 granted.0 = now;
             }
         }
@@ -116,7 +122,11 @@ impl Fresh {
                 version,
                 nodes: others.map(|(other, it)| (*other, *it)).collect(),
             };
-            mail.send(node, ShardId::DEFINITIONS, &parcel);
+            if in_need.contains(&node) {
+                mail.send(node, ShardId::DEFINITIONS, &parcel);
+            } else {
+                mail.send_with_beat(node, ShardId::DEFINITIONS, &parcel);
+            }
         }
     }
 }
@@ -150,7 +160,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 stamp: now.0,
                 known: self.shared.told(),
             };
-            self.store.mail.send(leader, ShardId::DEFINITIONS, &ask);
+            let mail = &mut self.store.mail;
+            if now < self.fresh.until {
+                mail.send_with_beat(leader, ShardId::DEFINITIONS, &ask);
+            } else {
+                mail.send(leader, ShardId::DEFINITIONS, &ask);
+            }
         }
     }
 

@@ -76,10 +76,16 @@ impl Room {
         if self.told == Some(has_room) && now < self.again_at {
             return;
         }
+        let news = self.told != Some(has_room);
         self.told = Some(has_room);
         self.again_at = now.plus_millis(TELL_MILLIS);
         for node in nodes {
-            mail.send(*node, ShardId::DEFINITIONS, &Parcel::Room { bytes });
+            let parcel = Parcel::Room { bytes };
+            if news {
+                mail.send(*node, ShardId::DEFINITIONS, &parcel);
+            } else {
+                mail.send_with_beat(*node, ShardId::DEFINITIONS, &parcel);
+            }
         }
     }
 }

@@ -65,9 +65,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let (options, hosts) = (&self.options, &mut self.hosts);
         let machine = self.queues[0].machine();
         // Somebody must look whether it comes, or is gone.
-        if self.next_tick == Some(super::NEVER) {
-            self.next_tick = None;
-        }
+        self.next_tick.take_if(|tick| *tick == super::NEVER);
         hosts.all.entry(node).or_insert_with(|| {
             hosts.beginnings += 1;
             // A host that has heard of an earlier beginning must not take it for this one.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
-use crate::consensus::{MemberChange, Members, TICK_MILLIS};
+use crate::consensus::{BEAT_MILLIS, MemberChange, Members, TICK_MILLIS};
 use crate::ids::{Index, Instant, Life, NodeId, Now, ReplicaId, ShardId, Term};
 use crate::inbox::Outputs;
 use crate::link::{self, Dealing, Parcel};
@@ -274,6 +274,35 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         });
     }
 
+    /// Every leader here says that it is there, and what waited for that goes along. Nodes do so at
+    /// the same moments, as far as their clocks agree: what comes together costs one wake-up.
+    pub(super) fn beat(&mut self, now: Now) {
+        let ticks = self.next_tick.is_some_and(|tick| tick != NEVER);
+        if !ticks || now.mono < self.next_beat {
+            return;
+        }
+        for replica in &mut self.rows {
+            beat(replica, now.mono, &mut self.touched);
+        }
+        for replica in &mut self.queues {
+            beat(replica, now.mono, &mut self.touched);
+        }
+        self.beats = true;
+        let left = BEAT_MILLIS - now.wall.0 % BEAT_MILLIS;
+        let left = if left * 2 < BEAT_MILLIS {
+            left + BEAT_MILLIS
+        } else {
+            left
+        };
+        self.next_beat = now.mono.plus_millis(left);
+    }
+
+    /// There may be somebody to agree with now. Ticks that are counted stay as far apart as they
+    /// are: leases count on that.
+    fn wake_ticks(&mut self) {
+        self.next_tick.take_if(|tick| *tick == NEVER);
+    }
+
     /// Other nodes hear of what this one leads from here on.
     pub(super) fn tell_roles(&mut self, outputs: &Outputs<M::Effect, T>) {
         let node = self.options.node;
@@ -291,7 +320,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     pub(super) fn connected(&mut self, node: NodeId, now: Instant) {
         self.nodes.insert(node);
         self.seen.remove(&node);
-        self.next_tick = None;
+        self.wake_ticks();
         self.room.tell_again();
         let mail = &mut self.store.mail;
         for replica in &mut self.queues {
@@ -328,7 +357,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if here && !it.is_here() { it.host(replica, seed) } else { Ok(()) }
         });
         self.touched.insert(shard);
-        self.next_tick = None;
+        self.wake_ticks();
         hosted
             .unwrap_or(Ok(()))
             .map_err(|cause| Error::Consensus { shard, cause })
@@ -338,7 +367,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         // Refused where somebody else leads or a change is under way: the plan is made anew.
         let _ = with_replica!(self, shard, it => it.consensus_mut().propose_members(changes));
         self.touched.insert(shard);
-        self.next_tick = None;
+        self.wake_ticks();
     }
 
     /// An operator says that the shard's majority is lost for ever.
@@ -349,7 +378,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if led { Ok(()) } else { it.consensus_mut().recover() }
         });
         self.touched.insert(shard);
-        self.next_tick = None;
+        self.wake_ticks();
     }
 
     /// Hands a lead over, but not to a node that would give it back: its clock is wrong.
@@ -400,6 +429,17 @@ fn tick<M: Machine, T: Copy>(
     replica.consensus_mut().tick(now);
     touched.insert(replica.shard());
     true
+}
+
+fn beat<M: Machine, T: Copy>(
+    replica: &mut Replica<M, T>,
+    now: Instant,
+    touched: &mut std::collections::BTreeSet<ShardId>,
+) {
+    if replica.consensus().leads().is_some() {
+        replica.consensus_mut().beat(now);
+        touched.insert(replica.shard());
+    }
 }
 
 fn status<M: Machine, T: Copy>(replica: &Replica<M, T>) -> ShardStatus {

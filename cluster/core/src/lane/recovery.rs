@@ -17,7 +17,7 @@ use super::{Course, Error, Lane, Options, rows_at};
 use crate::batch::Batch;
 use crate::checkpoint::Header;
 use crate::consensus::{Consensus, Entry, EntryKind, Hard, Members, Start};
-use crate::ids::{Index, NodeId, Now, Place, ReplicaId, ShardId, Term};
+use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, ShardId, Term};
 use crate::log::disk::RecoveryDisk;
 use crate::log::{self, CheckpointError, Item, Log, Recovery, Relocation, View};
 use crate::machine::{Context, LiveRef, Machine, Malformed};
@@ -121,6 +121,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             touched,
             deadlines: BTreeMap::new(),
             next_tick: None,
+            next_beat: Instant(0),
+            beats: false,
             nodes: BTreeSet::new(),
             seen: BTreeMap::new(),
             born: None,

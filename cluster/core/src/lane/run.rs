@@ -59,7 +59,12 @@ fn drain<M: Machine, T: Copy>(
         append(replica, store, &ready);
         for message in &ready.messages {
             let parcel = Parcel::Raft(message.clone());
-            store.mail.send(message.to.node(), replica.shard(), &parcel);
+            let (to, shard) = (message.to.node(), replica.shard());
+            if message.can_wait() {
+                store.mail.send_with_beat(to, shard, &parcel);
+            } else {
+                store.mail.send(to, shard, &parcel);
+            }
         }
         for entry in &ready.committed {
             let place = replica.next_place();

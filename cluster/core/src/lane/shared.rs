@@ -23,7 +23,7 @@ use crate::rows::{Change, Committed, Version};
 /// How long an answer waits for other nodes to have what it is about.
 pub(super) const STALENESS_MILLIS_MAX: u64 = 1_000;
 /// Whoever was told nothing for so long is told something.
-const BEAT_MILLIS: u64 = 500;
+const WORD_MILLIS: u64 = 500;
 /// A step that comes so much later than it was wanted: it was this node that stood still.
 const PAUSE_MILLIS: u64 = 1_000;
 
@@ -243,14 +243,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let paused = shared.ticked.plus_millis(PAUSE_MILLIS) <= now.mono;
         shared.ticked = now.mono;
         let hosted = &self.queues[0];
+        let word = hosted.word_of_lead();
         for (node, peer) in &mut shared.peers {
             if paused {
                 peer.heard = now.mono;
             }
-            if peer.beat.plus_millis(BEAT_MILLIS) <= now.mono {
+            if peer.beat.plus_millis(WORD_MILLIS) <= now.mono {
                 peer.beat = now.mono;
-                mail.send(*node, ShardId::LOCAL_DEFINITIONS, &known);
-                hosted.tell_leader(*node, mail);
+                mail.send_with_beat(*node, ShardId::LOCAL_DEFINITIONS, &known);
+                if let Some(word) = &word {
+                    mail.send_with_beat(*node, hosted.shard(), word);
+                }
             }
             let send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
             peer.feed.resend(shared.life, now.mono, send);

@@ -185,15 +185,15 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.streams_to.is_some_and(|(_, to)| to == node) {
             self.origin.lost();
         }
-        self.tell_leader(node, mail);
+        if let Some(word) = self.word_of_lead() {
+            mail.send(node, self.shard(), &word);
+        }
     }
 
-    /// Tells a node that this replica leads, if it does.
-    pub(crate) fn tell_leader(&self, node: NodeId, mail: &mut Mail) {
-        if let Some(term) = self.leads {
-            let leader = self.origin.node();
-            mail.send(node, self.shard(), &Parcel::Leader { node: leader, term });
-        }
+    /// What others are told when this replica leads.
+    pub(crate) fn word_of_lead(&self) -> Option<Parcel> {
+        let node = self.origin.node();
+        self.leads.map(|term| Parcel::Leader { node, term })
     }
 
     /// The way to a node is lost.
