@@ -128,6 +128,24 @@ impl Bench {
     }
 }
 
+/// Rule 8: leases count on ticks that are not closer together than they are.
+#[test]
+fn connections_that_come_and_go_make_no_ticks() {
+    let mut bench = Bench::new();
+    let node = NodeId(9);
+    bench.inputs.push_back(Input::Connected { node });
+    bench.run();
+    bench.pass(1);
+    let tick = bench.lane.next_tick;
+    assert!(tick.is_some_and(|tick| tick > bench.now.mono && tick != NEVER));
+    for _ in 0..10 {
+        bench.inputs.push_back(Input::Disconnected { node });
+        bench.inputs.push_back(Input::Connected { node });
+        bench.pass(1);
+        assert_eq!(bench.lane.next_tick, tick);
+    }
+}
+
 #[test]
 fn every_shard_leads_after_one_write() {
     let bench = Bench::new();
