@@ -1,8 +1,8 @@
 //! One replica's raft: the library's node, what waits for the disk, leases, members, snapshots.
 //!
 //! Always holds:
-//! - the library's random election timeouts are replaced by ones of our own seed, so that a run
-//!   can be repeated;
+//! - the library's random election timeouts are replaced by ones that follow from what is known,
+//!   so that a run can be repeated, and voters who miss the same leader do not ask at the same time;
 //! - a replica grants no vote in the first election timeout after its start (rule 8): it may have
 //!   answered a leader's beat before, and a lease counts on that.
 
@@ -29,6 +29,8 @@ const MESSAGES_MAX: usize = 64;
 const FORCED: &[u8] = b"CampaignTransfer";
 /// Ticks that a peer has to answer to the snapshot that it was told of.
 const SNAPSHOT_TICKS_MAX: u32 = 2 * ELECTION_TICKS;
+/// Between the turns of two voters who miss a leader: enough for the first to be elected.
+const TURN_TICKS: u64 = 2;
 
 pub(super) struct Group {
     node: RawNode<Kept>,
@@ -63,8 +65,9 @@ pub(super) struct Group {
     /// The entry that made the members what they are, or a later one: a snapshot of an earlier one
     /// does not know them, and whoever is not in it does not take it.
     members_at: Index,
-    /// There is nobody else. Looked at often: kept beside the members.
+    /// There is nobody else. Looked at often, as are the voters: kept beside the members.
     alone: bool,
+    voters: Vec<u64>,
     /// See [`Group::lease_until`].
     lease: Instant,
 }
@@ -112,9 +115,9 @@ impl Group {
             telling: BTreeMap::new(),
             members_at,
             alone: false,
+            voters: Vec::new(),
             lease: Instant(0),
         };
-        group.draw_timeout();
         group.members_changed();
         Ok(group)
     }
@@ -290,18 +293,39 @@ impl Group {
     }
 
     fn members_changed(&mut self) {
-        self.alone = self.members().is_only(self.id());
+        let members = self.members();
+        self.alone = members.is_only(self.id());
+        self.voters = members.voters.iter().map(|voter| voter.0).collect();
+        self.voters.sort_unstable();
+        self.draw_timeout();
         self.lease = self.lease();
     }
 
     /// The library draws election timeouts at random, at moments of its own; ours follow from the
-    /// seed, the term and the role alone, so that it does not matter when it did.
+    /// seed, the term, the role and the leader, so that it does not matter when it did. Who has a
+    /// leader misses it in turn with the other voters, the first a tick after all of them are free
+    /// to vote; where that came to nothing, it is chance.
     fn draw_timeout(&mut self) {
+        let turn = self.turn();
         let raft = &mut self.node.raft;
         let role = raft.state as u64;
-        let random = splitmix(self.seed ^ splitmix(raft.term << 2 | role));
-        let extra = random % u64::from(ELECTION_TICKS);
+        let extra = turn.map_or_else(
+            || splitmix(self.seed ^ splitmix(raft.term << 2 | role)),
+            |turn| turn * TURN_TICKS + 1,
+        );
+        let extra = extra % u64::from(ELECTION_TICKS);
         raft.set_randomized_election_timeout((u64::from(ELECTION_TICKS) + extra) as usize);
+    }
+
+    /// How many of those who would miss the leader stand for election before this voter does.
+    fn turn(&self) -> Option<u64> {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Follower || raft.leader_id == 0 {
+            return None;
+        }
+        let others = || self.voters.iter().filter(|voter| **voter != raft.leader_id);
+        let at = others().position(|voter| *voter == raft.id)?;
+        Some((at as u64 + raft.term) % others().count() as u64)
     }
 
     pub(super) fn is_alone(&self) -> bool {

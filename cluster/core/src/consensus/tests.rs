@@ -132,7 +132,7 @@ fn tick(replica: &mut Consensus, now: Instant) {
     }
 }
 
-/// Three replicas whose disks answer at once and whose messages all arrive.
+/// Replicas whose disks answer at once and whose messages all arrive.
 fn settle(
     replicas: &mut BTreeMap<ReplicaId, Consensus>,
     applied: &mut BTreeMap<ReplicaId, Vec<Entry>>,
@@ -157,8 +157,9 @@ fn settle(
             return;
         }
         for message in messages {
-            let replica = replicas.get_mut(&message.to).expect("a member");
-            let _ = replica.step(message, now);
+            if let Some(replica) = replicas.get_mut(&message.to) {
+                let _ = replica.step(message, now);
+            }
         }
     }
 }
@@ -354,4 +355,35 @@ fn a_leader_that_has_lost_its_vote_gives_its_lead_away() {
     assert_ne!(after, before);
     let members = replicas[&leader].members();
     assert!(members.votes(after[0]) && !members.votes(leader));
+}
+
+#[test]
+fn voters_miss_a_leader_in_turn() {
+    let ids = [1, 2, 3, 4, 5];
+    let started = ids.map(|id| {
+        let replica = Consensus::new(start(id, &ids)).expect("valid");
+        (ReplicaId(id), replica)
+    });
+    let mut replicas = BTreeMap::from(started);
+    let (mut applied, mut now) = (BTreeMap::new(), Instant(0));
+    let mut ticks_to_lead = |replicas: &mut BTreeMap<ReplicaId, Consensus>| {
+        for ticks in 1..=4 * ELECTION_TICKS {
+            now = now.plus_millis(TICK_MILLIS);
+            replicas.values_mut().for_each(|it| tick(it, now));
+            settle(replicas, &mut applied, now);
+            let mut leads = replicas.iter().filter(|(_, it)| it.leads().is_some());
+            if let Some((id, _)) = leads.next() {
+                return (*id, ticks);
+            }
+        }
+        panic!("nobody leads");
+    };
+    let (mut leader, _) = ticks_to_lead(&mut replicas);
+    for _ in 0..2 {
+        // Whoever is gone would have been next, in some terms.
+        replicas.remove(&leader).expect("led");
+        let (next, ticks) = ticks_to_lead(&mut replicas);
+        assert!(ticks <= ELECTION_TICKS + 5, "{ticks} ticks");
+        leader = next;
+    }
 }
