@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Child;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::admin::{self, Admin, wait};
 use super::brokers::{self, Broker};
+use super::process::Usage;
 use super::table::{Figures, Series, markdown};
 use crate::arguments::Arguments;
 use crate::run::Call;
@@ -28,6 +30,9 @@ const LOAD_SECONDS: &str = "45";
 /// Load on the node that joined, to see that it serves.
 const SERVES: &str = "perf throughput --durable --persistent --confirm 10 --messages 1000 --check";
 const STATUSES: usize = 10;
+/// How long a new cluster is left alone, and then looked at.
+const COMES_TO_REST: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Does it all in each of `--rounds`, to a new cluster.
 ///
@@ -56,6 +61,10 @@ fn measure(binary: &Path, figures: &mut Figures) -> Result<()> {
     let cluster = Broker::warren_cluster(binary, NODES)?;
     let took = began.elapsed().as_secs_f64();
     figures.add("`warren dev` until every shard is in place", took);
+    figures.add(
+        "CPU time of all twelve in a second of idleness",
+        idle(&cluster)?,
+    );
     let admin = Admin::new(binary, &cluster);
     let mut load = Load::start(binary, &cluster)?;
     wait("the load's queues", || {
@@ -86,6 +95,18 @@ fn measure(binary: &Path, figures: &mut Figures) -> Result<()> {
         figures.add(what, micros / 1e6);
     }
     Ok(())
+}
+
+/// Seconds of CPU time that all nodes use in one second without clients.
+fn idle(cluster: &Broker) -> Result<f64> {
+    let used = || -> Result<f64> {
+        let each = cluster.pids.iter().map(|pid| Usage::of(*pid));
+        each.map(|usage| Ok(usage?.cpu_seconds)).sum()
+    };
+    thread::sleep(COMES_TO_REST);
+    let (began, before) = (Instant::now(), used()?);
+    thread::sleep(IDLE);
+    Ok((used()? - before) / began.elapsed().as_secs_f64())
 }
 
 /// Starts one more node, and waits until it does its part.
