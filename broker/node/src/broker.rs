@@ -101,7 +101,7 @@ impl Broker {
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cluster: OnceLock::new(),
-            events: Events::new(),
+            events: Events::new(random()),
             registry,
             stats,
             config,

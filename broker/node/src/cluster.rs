@@ -191,6 +191,7 @@ pub(crate) async fn start(
         http: vec![http.to_string()],
         handshake_timeout: HANDSHAKE_TIMEOUT,
         replace_after: Duration::from_secs(config.replace_after_secs),
+        news: broker.events().news(),
     };
     let cluster = cluster::start(lane, NOBODY, options, listener, routes).await?;
     let cluster = Arc::new(cluster);

@@ -1,36 +1,46 @@
-//! What happens to the cluster, for those who watch: told once, kept for nobody.
+//! What happens to the cluster, for those who watch. Every node tells what it sees itself, and
+//! whoever watches one of them hears them all; the last events are kept for those who are slow or
+//! were away.
+//!
+//! What stands in the replicated rows every node sees and tells: of that, who watches hears the
+//! node that it asked alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::broadcast;
+use prost::Message as _;
 use warren_cluster::cluster::Cluster;
+use warren_cluster::news::{Heard, News, Scope};
+use warren_cluster::watch::Told;
 use warren_cluster_core::ids::{NodeId, ShardId};
 use warren_cluster_core::members::{Directory, NodeState};
 
 use crate::broker::Broker;
 use crate::proto::admin_v1::Event;
 
-/// Events that a slow watcher may be behind.
-const BEHIND_MAX: usize = 1024;
+/// Bytes of a text; what is longer is cut off.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// Whoever tells, and whoever watches.
 pub(crate) struct Events {
-    sender: broadcast::Sender<Event>,
+    news: Arc<News>,
 }
 
 impl Events {
-    pub(crate) fn new() -> Self {
+    /// `life` differs from start to start.
+    pub(crate) fn new(life: u64) -> Self {
         Self {
-            sender: broadcast::Sender::new(BEHIND_MAX),
+            news: Arc::new(News::new(life)),
         }
     }
 
-    pub(crate) fn watch(&self) -> broadcast::Receiver<Event> {
-        self.sender.subscribe()
+    /// As the cluster tells them on.
+    pub(crate) fn news(&self) -> Arc<News> {
+        Arc::clone(&self.news)
     }
 
+    /// Tells what this node sees of itself or of others.
     pub(crate) fn tell(
         &self,
         kind: &str,
@@ -38,19 +48,52 @@ impl Events {
         shard: Option<ShardId>,
         text: String,
     ) {
-        if self.sender.receiver_count() == 0 {
-            return;
+        let event = event(kind, node, shard, text);
+        self.news
+            .tell(Scope::Everywhere, event.encode_to_vec().into());
+    }
+
+    /// Tells what every node tells.
+    fn tell_of_rows(&self, kind: &str, node: Option<NodeId>, shard: Option<ShardId>, text: String) {
+        let event = event(kind, node, shard, text);
+        self.news.tell(Scope::Here, event.encode_to_vec().into());
+    }
+}
+
+fn event(kind: &str, node: Option<NodeId>, shard: Option<ShardId>, mut text: String) -> Event {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    Event {
+        time_millis: u64::try_from(millis).unwrap_or(u64::MAX),
+        kind: kind.to_owned(),
+        node: node.map_or(0, |node| node.0),
+        shard: shard.map(|shard| shard.0),
+        text,
+        // Says whoever hears it, who knows.
+        told_by: 0,
+    }
+}
+
+/// An event as it was heard; nothing where it cannot be read.
+pub(crate) fn heard(told: Told) -> Option<Event> {
+    let Told { node, heard } = told;
+    let event = match heard {
+        Heard::Item(bytes) => Event::decode(bytes),
+        Heard::Missed(items) => {
+            let text = format!("up to {items} events of this node were missed");
+            Ok(event("missed", Some(node), None, text))
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let millis = since.map_or(0, |since| since.as_millis());
-        // Nobody watches any more: nobody misses it.
-        let _ = self.sender.send(Event {
-            time_millis: u64::try_from(millis).unwrap_or(u64::MAX),
-            kind: kind.to_owned(),
-            node: node.map_or(0, |node| node.0),
-            shard: shard.map(|shard| shard.0),
-            text,
-        });
+    };
+    match event {
+        Ok(event) => Some(Event {
+            told_by: node.0,
+            ..event
+        }),
+        Err(error) => {
+            tracing::warn!(%node, %error, "a node tells what cannot be read");
+            None
+        }
     }
 }
 
@@ -97,7 +140,7 @@ fn tell_rows(events: &Events, before: &Directory, now: &Directory) {
             (_, NodeState::Removed) => ("node-removed", "has left the cluster"),
         };
         let text = format!("node {id} ({}) {what}", row.value.name);
-        events.tell(kind, Some(*id), None, text);
+        events.tell_of_rows(kind, Some(*id), None, text);
     }
     let nodes = |directory: &Directory| -> BTreeMap<ShardId, (Vec<NodeId>, Vec<NodeId>)> {
         let rows = directory.replicas.iter();
@@ -119,6 +162,42 @@ fn tell_rows(events: &Events, before: &Directory, now: &Directory) {
         if !learners.is_empty() {
             text.push_str(&format!(", learning {}", list(&learners)));
         }
-        events.tell("shard-moving", voters.first().copied(), Some(shard), text);
+        let first = voters.first().copied();
+        events.tell_of_rows("shard-moving", first, Some(shard), text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(heard: Heard) -> Option<Event> {
+        super::heard(Told {
+            node: NodeId(3),
+            heard,
+        })
+    }
+
+    #[test]
+    fn who_tells_is_whom_it_was_heard_from() {
+        let says = Event {
+            told_by: 1,
+            ..event("alarm", Some(NodeId(2)), None, "full".to_owned())
+        };
+        let event = told(Heard::Item(says.encode_to_vec().into())).expect("an event");
+        assert_eq!((&*event.kind, event.node, event.told_by), ("alarm", 2, 3));
+        let event = told(Heard::Missed(7)).expect("an event");
+        assert_eq!((&*event.kind, event.told_by), ("missed", 3));
+        assert!(event.text.contains("up to 7 events"), "{}", event.text);
+        let nonsense = &[0xff; 9][..];
+        assert_eq!(told(Heard::Item(nonsense.into())), None);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let text = format!("a{}", "\u{e4}".repeat(TEXT_BYTES_MAX));
+        let event = event("backup-failed", None, None, text);
+        assert_eq!(event.text.len(), TEXT_BYTES_MAX - 1);
+        assert!(event.encode_to_vec().len() < warren_cluster::news::NEWS_BYTES_MAX);
     }
 }

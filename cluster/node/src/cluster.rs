@@ -35,6 +35,7 @@ use crate::join::{self, About, Addresses, JoinError};
 use crate::link::{LinkOptions, LinkStatus, Links};
 use crate::listener::{Listener, Port};
 use crate::local::{self, Membership};
+use crate::news::News;
 use crate::peers::{Arrivals, Lane, LaneOf, lock};
 use crate::steward::Steward;
 use crate::tls::{self, Credentials, Files, NodeKeys, SignRequest};
@@ -71,6 +72,8 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// A node that is away for longer than this is replaced.
     pub replace_after: Duration,
+    /// What the node tells those who watch it, or another node.
+    pub news: Arc<News>,
 }
 
 /// Why a node does not take its place in a cluster.
@@ -197,7 +200,8 @@ where
         announced: watch::Sender::default(),
         turn: tokio::sync::Mutex::default(),
     });
-    let colleagues = Arc::new(Colleagues::new(desk.clone(), credentials.clone()));
+    let news = Arc::clone(&options.news);
+    let colleagues = Arc::new(Colleagues::new(desk.clone(), credentials.clone(), news));
     let routes = join::add_routes(routes, keys.cluster, desk.clone());
     let routes = colleagues::add_routes(routes, colleagues.clone());
     let address = listener.address();
@@ -626,9 +630,12 @@ impl Cluster {
         }
     }
 
-    /// Ends the node's part: the tasks, the port, then the links once what waits is written.
+    /// Ends the node's part: the tasks, what it tells, the port, then the links once what waits
+    /// is written.
     pub async fn stop(&self) {
         lock(&self.tasks).iter().for_each(JoinHandle::abort);
+        // Calls that would never end.
+        self.colleagues.news.close();
         let port = lock(&self.port).take();
         if let Some(port) = port {
             port.stop().await;
@@ -640,6 +647,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         lock(&self.tasks).iter().for_each(JoinHandle::abort);
+        self.colleagues.news.close();
         let port = self.port.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(port) = port.take() {
             port.close();

@@ -1,4 +1,5 @@
-//! What nodes ask of each other beside the links: what they have, and that they leave.
+//! What nodes ask of each other beside the links: what they have and what they tell, and that they
+//! leave.
 //!
 //! Always holds:
 //! - only a node that is a member is answered;
@@ -11,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use warren_cluster_core::consensus::Members;
 use warren_cluster_core::ids::{Index, NodeId, ReplicaId, ShardId, Term};
 use warren_cluster_core::lane::ShardStatus;
@@ -22,10 +24,12 @@ use warren_cluster_core::members::{CLUSTER_VERSION, Directory};
 use crate::admission::{Desk, with_announced};
 use crate::grpc::{self, Routes};
 use crate::listener::Caller;
+use crate::news::{Heard, NEWS_BYTES_MAX, News, Position, Reader};
 use crate::peers::lock;
 use crate::proto::node_v1 as proto;
 use crate::proto::node_v1::node_client::NodeClient;
 use crate::proto::node_v1::node_server::{Node, NodeServer};
+use crate::proto::node_v1::watch_response::What;
 use crate::tls::Credentials;
 
 /// How long one answer may take.
@@ -34,6 +38,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
 const RECORD_PERIOD: Duration = Duration::from_millis(50);
 const MESSAGE_BYTES_LIMIT: usize = 4 << 20;
+/// Bytes around what is told.
+const NEWS_MESSAGE_BYTES_LIMIT: usize = NEWS_BYTES_MAX + 64;
+/// What is told waits here for the node that asked for it, else among what is kept.
+const NEWS_WAITING: usize = 16;
 
 /// What a node says of itself.
 #[derive(Clone, Debug)]
@@ -46,6 +54,7 @@ pub struct Report {
 /// The other nodes, and the ways to ask them.
 pub(crate) struct Colleagues {
     pub(crate) desk: Arc<Desk>,
+    pub(crate) news: Arc<News>,
     credentials: Arc<Credentials>,
     /// Open connections. One that fails is made anew when it is wanted.
     channels: Mutex<BTreeMap<NodeId, NodeClient<Channel>>>,
@@ -58,9 +67,10 @@ pub(crate) struct Colleagues {
 }
 
 impl Colleagues {
-    pub(crate) fn new(desk: Arc<Desk>, credentials: Arc<Credentials>) -> Self {
+    pub(crate) fn new(desk: Arc<Desk>, credentials: Arc<Credentials>, news: Arc<News>) -> Self {
         Self {
             desk,
+            news,
             credentials,
             channels: Mutex::default(),
             dismissed: Arc::default(),
@@ -146,6 +156,30 @@ impl Colleagues {
         told.await.map(drop)
     }
 
+    /// What a node tells, from `at` on or as of `age` ago.
+    pub(crate) async fn news_of(
+        &self,
+        node: NodeId,
+        at: Position,
+        age: Duration,
+    ) -> Result<Hearing, String> {
+        let request = proto::WatchRequest {
+            life: at.life,
+            next: at.next,
+            age_millis: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        };
+        let stream = self.call(node, async |client| {
+            let mut client = client.max_decoding_message_size(NEWS_MESSAGE_BYTES_LIMIT);
+            client.watch(request).await
+        });
+        stream.await.map(Hearing)
+    }
+
+    /// The node is about to go, or has: what is asked of it next goes by a new connection.
+    pub(crate) fn forget(&self, node: NodeId) {
+        lock(&self.channels).remove(&node);
+    }
+
     async fn call<T>(
         &self,
         node: NodeId,
@@ -155,14 +189,14 @@ impl Colleagues {
             let client = self.client(node).await?;
             let called = call(client).await;
             called.map_err(|status| {
-                lock(&self.channels).remove(&node);
+                self.forget(node);
                 format!("{}: {}", status.code(), status.message())
             })
         };
         match tokio::time::timeout(ANSWER_TIMEOUT, called).await {
             Ok(called) => called.map(Response::into_inner),
             Err(_) => {
-                lock(&self.channels).remove(&node);
+                self.forget(node);
                 Err("it does not answer".to_owned())
             }
         }
@@ -182,11 +216,32 @@ impl Colleagues {
         Ok(client)
     }
 
+    fn is_member(&self, node: NodeId) -> bool {
+        let directory = self.desk.directory();
+        let row = directory.nodes.get(&node);
+        row.is_some_and(|row| row.value.is_member())
+    }
+
     fn addresses(&self, node: NodeId) -> Vec<String> {
         let directory = self.desk.directory();
         let row = directory.nodes.get(&node);
         let known = row.map_or(&[][..], |row| &row.value.addresses);
         with_announced(known, self.desk.announced.borrow().get(&node))
+    }
+}
+
+/// What a node tells.
+pub(crate) struct Hearing(Streaming<proto::WatchResponse>);
+
+impl Hearing {
+    /// Waits for what comes next, and until where the node is heard then; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<(Position, Option<Heard>)> {
+        let proto::WatchResponse { life, next, what } = self.0.message().await.ok()??;
+        let heard = what.map(|what| match what {
+            What::Item(bytes) => Heard::Item(bytes),
+            What::Missed(items) => Heard::Missed(items),
+        });
+        Some((Position { life, next }, heard))
     }
 }
 
@@ -205,9 +260,7 @@ impl Server {
         let Caller::Node(node) = grpc::caller(request) else {
             return Err(Status::unauthenticated("only a node may ask this"));
         };
-        let directory = self.colleagues.desk.directory();
-        let row = directory.nodes.get(&node);
-        if row.is_some_and(|row| row.value.is_member()) {
+        if self.colleagues.is_member(node) {
             return Ok(node);
         }
         let text = format!("node {node} is no member of this cluster");
@@ -259,6 +312,54 @@ impl Node for Server {
         let recovered = recover_here(&self.colleagues, &request);
         recovered.map_err(Status::failed_precondition)?;
         Ok(Response::new(proto::RecoverResponse {}))
+    }
+
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let node = self.member(&request)?;
+        let proto::WatchRequest {
+            life,
+            next,
+            age_millis,
+        } = request.into_inner();
+        let from = Position { life, next };
+        let age = Duration::from_millis(age_millis);
+        let reader = self.colleagues.news.read_on(from, age);
+        let (sender, receiver) = mpsc::channel(NEWS_WAITING);
+        tokio::spawn(tell(Arc::clone(&self.colleagues), node, reader, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Tells a node the news for as long as it listens and is a member.
+async fn tell(
+    colleagues: Arc<Colleagues>,
+    node: NodeId,
+    mut reader: Reader,
+    sender: mpsc::Sender<Result<proto::WatchResponse, Status>>,
+) {
+    let mut heard = None;
+    while colleagues.is_member(node) {
+        let Position { life, next } = reader.position();
+        let what = heard.map(|heard| match heard {
+            Heard::Item(bytes) => What::Item(bytes),
+            Heard::Missed(items) => What::Missed(items),
+        });
+        let response = proto::WatchResponse { life, next, what };
+        if sender.send(Ok(response)).await.is_err() {
+            return;
+        }
+        heard = tokio::select! {
+            heard = reader.next() => heard,
+            () = sender.closed() => return,
+        };
+        if heard.is_none() {
+            return;
+        }
     }
 }
 

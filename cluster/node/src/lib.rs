@@ -17,6 +17,7 @@ pub mod join;
 pub mod link;
 pub mod listener;
 mod local;
+pub mod news;
 mod options;
 mod peers;
 mod proto;
@@ -27,6 +28,7 @@ mod testing;
 mod thread;
 pub mod tls;
 pub mod token;
+pub mod watch;
 
 pub use colleagues::{Overview, Report};
 pub use error::Error;

@@ -1,10 +1,14 @@
 //! Real nodes in one process, each with its folder and its port: they join, share shards, are
 //! killed and come back; and what must not come in does not.
 
+#[path = "cluster/news.rs"]
+mod news;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +18,7 @@ use warren_cluster::cluster::{self, Cluster, become_member};
 use warren_cluster::grpc::Routes;
 use warren_cluster::join::{About, JoinError, Refusal};
 use warren_cluster::listener::Listener;
+use warren_cluster::news::News;
 use warren_cluster::tls::Files;
 use warren_cluster::token::JoinToken;
 use warren_cluster::{Error, Handle, Options, Sink};
@@ -163,6 +168,7 @@ struct Node {
     cluster: Cluster,
     handle: Handle<Tally, u32>,
     sink: Arc<Collected>,
+    news: Arc<News>,
 }
 
 fn about(listener: &Listener) -> About {
@@ -212,6 +218,8 @@ async fn open(folder: &Folder, listener: Listener) -> Node {
             opened => break opened.expect("opens"),
         }
     };
+    static LIVES: AtomicU64 = AtomicU64::new(1);
+    let news = Arc::new(News::new(LIVES.fetch_add(1, Ordering::Relaxed)));
     let options = cluster::Options {
         folder: folder.0.clone(),
         name: "node".to_owned(),
@@ -222,6 +230,7 @@ async fn open(folder: &Folder, listener: Listener) -> Node {
         http: Vec::new(),
         replace_after: Duration::from_secs(600),
         handshake_timeout: PATIENCE,
+        news: Arc::clone(&news),
     };
     let started = cluster::start(&handle, NOBODY, options, listener, Routes::default());
     let cluster = started.await.expect("starts");
@@ -229,6 +238,7 @@ async fn open(folder: &Folder, listener: Listener) -> Node {
         cluster,
         handle,
         sink,
+        news,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::system;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// What is said to this suite and not to nodes.
-const OWN_VARIABLES: [&str; 6] = [
+pub(crate) const OWN_VARIABLES: [&str; 6] = [
     "WARREN_FAULTS_KEEP",
     "WARREN_FAULTS_NET",
     "WARREN_FAULTS",

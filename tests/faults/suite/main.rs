@@ -14,6 +14,7 @@ mod backlog;
 mod broker;
 mod client;
 mod cluster;
+mod dev;
 mod failed_sync;
 mod flood;
 mod folder;
@@ -121,6 +122,8 @@ const TESTS: &[(&str, Test)] = tests![
     homes::what_lives_with_a_node_goes_with_it,
     homes::a_fenced_node_goes_on_in_a_new_life,
     homes::consumers_go_on_after_a_pause,
+    dev::dev_runs_a_cluster,
+    dev::dev_keeps_what_it_is_to_keep,
     cluster::cluster_kill_9,
     cluster::cluster_stopped_process,
     cluster::cluster_partition,

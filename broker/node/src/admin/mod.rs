@@ -43,9 +43,7 @@ pub(crate) fn routes(broker: &Arc<Broker>, backups: &Arc<Backups>) -> anyhow::Re
         backups: Arc::clone(backups),
         imports,
     });
-    let cluster = ClusterServer::new(cluster::Service {
-        broker: Arc::clone(broker),
-    });
+    let cluster = ClusterServer::new(cluster::Service::new(Arc::clone(broker)));
     let (health, health_server) = tonic_health::server::health_reporter();
     // Serving from here on: the port opens when the node is ready.
     tokio::spawn(async move {

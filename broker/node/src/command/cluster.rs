@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Nodes and shards, and whether all is where it belongs.
     Status,
-    /// What happens from here on, a line each, until interrupted.
+    /// What happens on all nodes from here on, a line each, until interrupted.
     Events,
     /// Make a token that lets nodes join.
     Token {
@@ -185,6 +185,7 @@ async fn events(cluster: &mut ClusterClient<Connection>, is_json: bool) -> anyho
                 "node": event.node,
                 "shard": event.shard,
                 "text": event.text,
+                "told_by": event.told_by,
             });
             println!("{line}");
         } else {
@@ -192,8 +193,8 @@ async fn events(cluster: &mut ClusterClient<Connection>, is_json: bool) -> anyho
             let seconds = event.time_millis / 1000 % 86400;
             let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
             println!(
-                "{hours:02}:{minutes:02}:{seconds:02}.{millis:03} {:12} {}",
-                event.kind, event.text
+                "{hours:02}:{minutes:02}:{seconds:02}.{millis:03} {:13} node {}: {}",
+                event.kind, event.told_by, event.text
             );
         }
     }

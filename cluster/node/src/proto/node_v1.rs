@@ -67,6 +67,39 @@ pub struct RecoverRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecoverResponse {}
+/// Where the one that asks heard until; life 0: it has heard nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    #[prost(uint64, tag = "1")]
+    pub life: u64,
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+    /// For how long it has been watching: of another life it wants what is not older.
+    #[prost(uint64, tag = "3")]
+    pub age_millis: u64,
+}
+/// The first one says where the stream begins.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchResponse {
+    #[prost(uint64, tag = "1")]
+    pub life: u64,
+    /// The number of the item after this one.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+    #[prost(oneof = "watch_response::What", tags = "3, 4")]
+    pub what: ::core::option::Option<watch_response::What>,
+}
+/// Nested message and enum types in `WatchResponse`.
+pub mod watch_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(bytes, tag = "3")]
+        Item(::prost::bytes::Bytes),
+        /// So many are not kept any more, at most.
+        #[prost(uint64, tag = "4")]
+        Missed(u64),
+    }
+}
 /// Generated client implementations.
 pub mod node_client {
     #![allow(
@@ -203,6 +236,24 @@ pub mod node_client {
                 .insert(GrpcMethod::new("warren.node.v1.Node", "Recover"));
             self.inner.unary(req, path, codec).await
         }
+        /// What the node tells from here on, for those who watch the node that asks.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/warren.node.v1.Node/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("warren.node.v1.Node", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -238,6 +289,16 @@ pub mod node_server {
             &self,
             request: tonic::Request<super::RecoverRequest>,
         ) -> std::result::Result<tonic::Response<super::RecoverResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// What the node tells from here on, for those who watch the node that asks.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -456,6 +517,45 @@ pub mod node_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/warren.node.v1.Node/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::ServerStreamingService<super::WatchRequest> for WatchSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Node>::watch(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -323,7 +323,8 @@ impl Site {
         Client::connect(&uri).await?.close().await
     }
 
-    /// Whoever took over what node `id` led has told so.
+    /// Whoever took over what node `id` led has told so, and those heard it who watch the first
+    /// node.
     fn new_leaders_must_tell(&self, id: u64, before: &Shards, marks: &[usize]) -> Result<()> {
         for (shard, _) in before.iter().filter(|(_, it)| it.leader == id) {
             let mut leader = 0;
@@ -331,8 +332,10 @@ impl Site {
                 leader = self.asks(0).shards()?[shard].leader;
                 Ok(leader != 0)
             })?;
-            let (at, text) = (self.place(leader)?, format!("leads shard {shard} from"));
-            self.must_tell(at, marks[at], "leader", &text)?;
+            let text = format!("node {leader}: this node leads shard {shard} from");
+            for at in [self.place(leader)?, 0] {
+                self.must_tell(at, marks[at], "leader", &text)?;
+            }
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::tokio_stream::{StreamExt as _, once};
 use tonic::{Request, Response, Status};
 use warren_cluster::administration::{AddError, Refused};
 use warren_cluster::cluster::{Cluster as Node, TokenError};
@@ -22,6 +24,7 @@ use warren_cluster_core::placement;
 use super::access::who;
 use super::definitions::Answers;
 use crate::broker::Broker;
+use crate::events;
 use crate::proto::admin_v1 as proto;
 use crate::proto::admin_v1::cluster_server::Cluster;
 use work::Work;
@@ -33,14 +36,22 @@ const TOKEN_SECONDS_MAX: u64 = 30 * 24 * 3600;
 const TOKEN_USES_MAX: u32 = 1000;
 /// How long a node may take to join that was offered the cluster.
 const ADD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Events that wait for a slow watcher.
-const EVENTS_WAITING: usize = 64;
+/// Those who watch the events at this node: each has a call open to every other one.
+const WATCHERS_LIMIT: usize = 32;
 
 pub(super) struct Service {
-    pub(super) broker: Arc<Broker>,
+    broker: Arc<Broker>,
+    watchers: Arc<Semaphore>,
 }
 
 impl Service {
+    pub(super) fn new(broker: Arc<Broker>) -> Self {
+        Self {
+            broker,
+            watchers: Arc::new(Semaphore::new(WATCHERS_LIMIT)),
+        }
+    }
+
     fn node(&self) -> Result<Arc<Node>, Status> {
         let node = self.broker.cluster();
         node.ok_or_else(|| Status::unavailable("the node is starting"))
@@ -66,26 +77,18 @@ impl Cluster for Service {
         request: Request<proto::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         who(&request)?;
-        let mut events = self.broker.events().watch();
-        let (sender, receiver) = tokio::sync::mpsc::channel(EVENTS_WAITING);
-        tokio::spawn(async move {
-            use tokio::sync::broadcast::error::RecvError;
-            loop {
-                let event = match events.recv().await {
-                    Ok(event) => Ok(event),
-                    Err(RecvError::Lagged(missed)) => {
-                        let text = format!("{missed} events were missed: watch again");
-                        Err(Status::data_loss(text))
-                    }
-                    Err(RecvError::Closed) => return,
-                };
-                let last = event.is_err();
-                if sender.send(event).await.is_err() || last {
-                    return;
-                }
-            }
+        let place = Arc::clone(&self.watchers).try_acquire_owned();
+        let place = place.map_err(|_| {
+            let text = format!("{WATCHERS_LIMIT} watch the events of this node already");
+            Status::resource_exhausted(text)
+        })?;
+        let told = self.node()?.watch_news().await;
+        let events = ReceiverStream::new(told).filter_map(move |told| {
+            let _place = &place;
+            events::heard(told).map(Ok)
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let end = once(Err(Status::unavailable("the node stops")));
+        Ok(Response::new(Box::pin(events.chain(end))))
     }
 
     async fn create_join_token(

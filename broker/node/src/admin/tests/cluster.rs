@@ -1,9 +1,8 @@
 //! Nodes and shards: what there is, and what is refused.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tonic::Code;
-use warren_cluster_core::ids::Time;
 
 use super::*;
 use crate::proto::admin_v1::cluster_client::ClusterClient;
@@ -164,33 +163,11 @@ async fn what_there_is_not_is_refused() {
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_are_told_to_those_who_watch() {
-    let node = Node::start(|_| {}).await;
-    let mut cluster = client(&node).await;
-    let answer = cluster.watch_events(proto::WatchEventsRequest {}).await;
-    let mut events = answer.expect("answers").into_inner();
-    node.broker
-        .events()
-        .tell("alarm", None, None, "the disk is full".to_owned());
-    let event = tokio::time::timeout(WITHIN, events.message()).await;
-    let event = event.expect("in time").expect("goes on").expect("an event");
-    assert_eq!((event.kind.as_str(), event.node), ("alarm", 0));
-    assert_eq!(event.text, "the disk is full");
-    drop(events);
-    node.stop().await;
-}
-
 /// What a start with these settings does before it opens the data.
 async fn prepared(config: &Config) -> Result<(), String> {
     let prepared = tokio::time::timeout(WITHIN, crate::cluster::prepare(config, now())).await;
     let prepared = prepared.expect("decides");
     prepared.map(drop).map_err(|error| format!("{error:#}"))
-}
-
-fn now() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    Time(since.expect("after 1970").as_millis() as u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod access;
 mod backups;
 mod cluster;
+mod events;
 mod files;
 mod users;
 
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use bytes::Bytes;
@@ -20,8 +21,8 @@ use tonic::{Request, Status};
 use warren_broker_core::definitions::Store;
 use warren_cluster::cluster::Cluster;
 use warren_cluster::grpc::{ConnectError, connect};
-use warren_cluster::listener::Listener;
 use warren_cluster::tls::{Dial, Files, admin_client};
+use warren_cluster_core::ids::Time;
 use warren_cluster_core::rows::Version;
 
 use super::routes;
@@ -60,14 +61,16 @@ impl Node {
             shards: 4,
             segment_bytes: 4 << 20,
             backup_time: None,
+            cluster: "127.0.0.1:0".parse().expect("an address"),
             ..Config::default()
         };
         change(&mut config);
+        let listener = crate::cluster::prepare(&config, now()).await;
+        let listener = listener.expect("a port, and a place in the cluster");
         let broker = Arc::new(Broker::new(config, Registry::default()));
         definitions::open(&broker).expect("opens");
         let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let listener = Listener::bind(any).await.expect("a port");
         let routes = routes(&broker, &backups).expect("serves");
         let cluster = crate::cluster::start(&broker, listener, any, any, routes).await;
         let cluster = cluster.expect("founds");
@@ -110,10 +113,11 @@ impl Node {
     }
 
     async fn stop(self) {
-        self.cluster.stop().await;
+        // What waits in it may need the others.
         let lane = self.broker.lane().clone();
         let stopped = tokio::task::spawn_blocking(move || lane.stop(WITHIN));
         assert!(stopped.await.expect("does not panic"));
+        self.cluster.stop().await;
         std::fs::remove_dir_all(&self.folder).expect("removes");
     }
 
@@ -139,6 +143,11 @@ impl Node {
         let answer = self.definitions().await.import(request).await?;
         imported(answer.into_inner()).await
     }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Time(since.expect("after 1970").as_millis() as u64)
 }
 
 /// What an import or a restore has answered.

@@ -78,7 +78,11 @@ async fn serve(arguments: &Arguments) -> anyhow::Result<i32> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut control = Control::open(arguments.port_offset)?;
-    let folder = Folder::new(arguments.keep.as_deref(), arguments.nodes)?;
+    let folder = Folder::new(
+        arguments.keep.as_deref(),
+        arguments.nodes,
+        arguments.port_offset,
+    )?;
     let mut nodes = Nodes::new(folder.path(), arguments.nodes, arguments.port_offset)?;
     for number in 1..=arguments.nodes {
         println!("{}", nodes.start(number)?);

@@ -35,7 +35,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// The folder to keep, made where there is none, or a new one that goes when this is dropped.
-    pub(super) fn new(keep: Option<&Path>, nodes: u16) -> anyhow::Result<Self> {
+    pub(super) fn new(keep: Option<&Path>, nodes: u16, offset: u16) -> anyhow::Result<Self> {
         let Some(path) = keep else {
             return Self::temporary();
         };
@@ -47,6 +47,7 @@ impl Folder {
             let path = path.display();
             bail!("{path} has the data of node {number}, too: start as many with --nodes");
         }
+        keep_offset(path, offset)?;
         Ok(Self {
             path: path.to_owned(),
             temporary: false,
@@ -85,6 +86,24 @@ impl Drop for Folder {
         {
             eprintln!("warren: cannot remove {}: {error}", self.path.display());
         }
+    }
+}
+
+/// Nodes know each other by their addresses: with other ports none would find another.
+fn keep_offset(folder: &Path, offset: u16) -> anyhow::Result<()> {
+    let path = folder.join("port-offset");
+    match fs::read_to_string(&path) {
+        Ok(kept) if kept.trim() == offset.to_string() => Ok(()),
+        Ok(kept) => bail!(
+            "{} is of nodes that were started with --port-offset {}: start them so",
+            folder.display(),
+            kept.trim()
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let written = fs::write(&path, format!("{offset}\n"));
+            written.with_context(|| format!("cannot write {}", path.display()))
+        }
+        Err(error) => bail!("cannot read {}: {error}", path.display()),
     }
 }
 
@@ -314,9 +333,12 @@ mod tests {
         let outer = Folder::temporary().expect("a folder");
         let kept = outer.path().join("kept");
         fs::create_dir_all(kept.join(data_name(3))).expect("made");
-        let error = Folder::new(Some(&kept), 2).err().expect("refused");
+        let error = Folder::new(Some(&kept), 2, 0).err().expect("refused");
         assert!(error.to_string().contains("node 3"), "{error}");
-        drop(Folder::new(Some(&kept), 3).expect("all of them"));
+        drop(Folder::new(Some(&kept), 3, 7).expect("all of them"));
+        let error = Folder::new(Some(&kept), 3, 0).err().expect("refused");
+        assert!(error.to_string().contains("--port-offset 7"), "{error}");
+        drop(Folder::new(Some(&kept), 4, 7).expect("one more, at these ports"));
         assert!(kept.exists());
         let gone = outer.path().to_owned();
         drop(outer);
