@@ -1,39 +1,10 @@
-//! A shard of queues by itself: a batch of messages is applied, handed out and settled, again and
-//! again, so that what is measured is the steady state. Bodies are in memory.
+//! A shard of queues by itself, stage by stage.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use warren_benches::{BATCH, PERSISTENT};
-use warren_broker_core::ids::{Holder, MessageId, QueueId, SessionId, Token};
-use warren_broker_core::message::Parts;
-use warren_broker_core::shard::command::{self, Create};
-use warren_broker_core::shard::effect::Effect;
-use warren_broker_core::shard::input::{Attach, Input, Settle, Verdict, Window};
-use warren_broker_core::shard::{Shard, ShardOptions};
-use warren_cluster_core::batch::{Batch, HEADER_BYTES, Header, Kind};
-use warren_cluster_core::ids::{Index, Now, OriginId, Place, SegmentId, Seq, Term, Time};
-use warren_cluster_core::machine::{ApplyMeta, Bodies, Context, Machine};
-
-const HOLDER: Holder = Holder {
-    session: SessionId(1),
-    number: 1,
-};
-
-/// The batch applied last: nothing older is ever asked for.
-struct Newest(Bytes);
-
-impl Bodies for Newest {
-    fn get(&mut self, place: Place, len: u32) -> Option<Bytes> {
-        let from = place.offset as usize;
-        Some(self.0.slice(from..from + len as usize))
-    }
-
-    fn want(&mut self, _key: u64, _place: Place, _len: u32) {}
-    fn retain(&mut self, _key: u64, _id: u64, _place: Place, _len: u32) {}
-    fn release(&mut self, _place: Place, _len: u32) {}
-}
+use warren_benches::BATCH;
+use warren_benches::queues::Queues;
 
 #[derive(Clone, Copy)]
 struct Stages {
@@ -42,200 +13,24 @@ struct Stages {
     settle: Duration,
 }
 
-struct Rig {
-    shard: Shard,
-    bodies: Newest,
-    effects: Vec<Effect>,
-    proposals: Batch,
-    index: u64,
-    batch: Bytes,
-    queues: u64,
-    /// The first message of the next batch.
-    next: u64,
-}
+fn round(queues: &mut Queues) -> Stages {
+    let begun = Instant::now();
+    queues.enqueue();
+    let enqueue = begun.elapsed();
 
-impl Rig {
-    fn new(logged: bool, queues: u64, body_bytes: usize) -> Self {
-        let mut rig = Self {
-            shard: Shard::new(ShardOptions { logged }),
-            bodies: Newest(Bytes::new()),
-            effects: Vec::new(),
-            proposals: Batch::default(),
-            index: 0,
-            batch: publishes(queues, body_bytes),
-            queues,
-            next: 1,
-        };
-        rig.with(|shard, context| shard.lead(&[], context));
-        for queue in 1..=queues {
-            rig.begin(QueueId(queue));
-        }
-        rig.rest();
-        rig
+    let begun = Instant::now();
+    queues.deliver();
+    let deliver = begun.elapsed();
+
+    let answers = queues.answers();
+    let begun = Instant::now();
+    queues.settle(answers);
+    let settle = begun.elapsed();
+    Stages {
+        enqueue,
+        deliver,
+        settle,
     }
-
-    /// Makes a queue with a consumer.
-    fn begin(&mut self, queue: QueueId) {
-        let create = Create {
-            queue,
-            auto_delete: false,
-            reserved: MessageId(1),
-            options: &[],
-        };
-        let mut batch = Batch::new(64);
-        batch.push(|out| command::encode_create(out, &create));
-        self.apply(&seal(batch), 1);
-        let attach = Attach {
-            holder: HOLDER,
-            queue,
-            auto_ack: false,
-            exclusive: false,
-            priority: 0,
-            prefetch: 0,
-            window: Window {
-                messages: 2 * BATCH as u32,
-                bytes: 64 << 20,
-            },
-            token: Token(1),
-        };
-        self.with(|shard, context| shard.input(Input::Attach(attach), context));
-    }
-
-    fn with(&mut self, act: impl FnOnce(&mut Shard, &mut Context<'_, Effect>)) {
-        let mut context = Context {
-            now: Now::default(),
-            leads: Some(Term(1)),
-            bodies: &mut self.bodies,
-            effects: &mut self.effects,
-            proposals: &mut self.proposals,
-            urgent: false,
-            checkpoint: None,
-        };
-        act(&mut self.shard, &mut context);
-    }
-
-    fn apply(&mut self, payload: &Bytes, commands: u32) {
-        self.index += 1;
-        let meta = ApplyMeta {
-            index: Index(self.index),
-            term: Term(1),
-            time: Time(0),
-            commands,
-            place: Place {
-                segment: SegmentId(1),
-                offset: 0,
-            },
-        };
-        self.with(|shard, context| {
-            let applied = shard.apply(&meta, payload, context);
-            applied.expect("its own commands");
-        });
-    }
-
-    /// Flushes, and applies what the leader proposes, until it is content.
-    fn rest(&mut self) {
-        loop {
-            self.with(Shard::flush);
-            let proposals = std::mem::take(&mut self.proposals);
-            if proposals.is_empty() {
-                return;
-            }
-            let commands = proposals.commands();
-            self.apply(&seal(proposals), commands);
-        }
-    }
-
-    fn round(&mut self) -> Stages {
-        let batch = self.batch.clone();
-        self.bodies.0 = batch.clone();
-        let begun = Instant::now();
-        self.apply(&batch, BATCH as u32);
-        let enqueue = begun.elapsed();
-
-        let begun = Instant::now();
-        self.rest();
-        let deliver = begun.elapsed();
-        self.check();
-
-        let inputs = self.settles();
-        let begun = Instant::now();
-        for input in inputs {
-            self.with(|shard, context| shard.input(input, context));
-        }
-        self.rest();
-        let settle = begun.elapsed();
-        self.effects.clear();
-        self.next += BATCH as u64 / self.queues;
-        Stages {
-            enqueue,
-            deliver,
-            settle,
-        }
-    }
-
-    fn check(&mut self) {
-        let delivered = self.effects.drain(..).map(|effect| match effect {
-            Effect::Deliver { messages, .. } => messages.len(),
-            _ => 0,
-        });
-        assert!(delivered.sum::<usize>() >= BATCH, "all are out");
-    }
-
-    /// What a session sends once it has written a batch, and its client has acknowledged it one
-    /// by one.
-    fn settles(&self) -> Vec<Input> {
-        let each = BATCH as u64 / self.queues;
-        let queues = (1..=self.queues).map(QueueId);
-        let of_queue = |queue| {
-            let settles = (self.next..self.next + each).map(MessageId);
-            let settles = settles.map(move |id| {
-                Input::Settle(Settle {
-                    queue,
-                    holder: HOLDER,
-                    first: id,
-                    last: id,
-                    verdict: Verdict::Ack,
-                })
-            });
-            let credit = Input::Credit {
-                queue,
-                holder: HOLDER,
-                messages: each as u32,
-                bytes: 1 << 20,
-            };
-            std::iter::once(credit).chain(settles)
-        };
-        queues.flat_map(of_queue).collect()
-    }
-}
-
-/// A batch of messages, one queue after the other.
-fn publishes(queues: u64, body_bytes: usize) -> Bytes {
-    let body = vec![b'x'; body_bytes];
-    let message = Parts {
-        exchange: b"amq.topic",
-        routing_key: b"a.routing.key",
-        properties: &PERSISTENT,
-        body: &body,
-    };
-    let mut batch = Batch::new(BATCH * (body_bytes + 128));
-    for number in 0..BATCH as u64 {
-        let queue = QueueId(1 + number % queues);
-        batch.push(|out| command::encode_enqueue(out, &[queue], None, &message));
-    }
-    seal(batch)
-}
-
-fn seal(batch: Batch) -> Bytes {
-    let header = Header {
-        kind: Kind::Leader,
-        commands: 0,
-        origin: OriginId(0),
-        seq: Seq(0),
-        paid: Seq(0),
-        time: Time(0),
-    };
-    batch.seal(header).slice(HEADER_BYTES..)
 }
 
 type Stage = (&'static str, fn(&Stages) -> Duration);
@@ -251,10 +46,10 @@ fn stages(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("shard/{kind}"));
         group.throughput(Throughput::Elements(BATCH as u64));
         for queues in [1, 16] {
-            let mut rig = Rig::new(logged, queues, 100);
+            let mut all = Queues::new(logged, queues, 100);
             for (name, read) in STAGES {
                 group.bench_function(BenchmarkId::new(name, queues), |bencher| {
-                    bencher.iter_custom(|rounds| (0..rounds).map(|_| read(&rig.round())).sum());
+                    bencher.iter_custom(|rounds| (0..rounds).map(|_| read(&round(&mut all))).sum());
                 });
             }
         }

@@ -1,6 +1,9 @@
 //! What several benchmarks need: publishes as bytes, and a node with a publisher and a consumer.
 
+pub mod definitions;
+pub mod queues;
 pub mod stand;
+pub mod wire;
 
 use bytes::BytesMut;
 use warren_protocol::methods::BasicPublish;

@@ -1,8 +1,9 @@
-//! `cargo xtask bench`: the criterion benchmarks of the workspace.
+//! `cargo xtask bench`: the criterion benchmarks of the workspace, and the guard on instructions.
 
 use anyhow::{Result, bail};
 
 use crate::arguments::Arguments;
+use crate::counts;
 use crate::run::Call;
 use crate::workspace::Workspace;
 
@@ -12,7 +13,9 @@ use crate::workspace::Workspace;
 /// When there are none, or they fail.
 pub(crate) fn run(arguments: &mut Arguments) -> Result<()> {
     if arguments.flag("--check") {
-        bail!("`--check`, the guard on instruction counts, is not built yet");
+        let write = arguments.flag("--write");
+        arguments.finish()?;
+        return counts::check(write);
     }
     let filter = arguments.next_word();
     let passed_on = arguments.passed_on();

@@ -114,6 +114,10 @@ pub(crate) fn ci() -> Result<()> {
             name: "benches build",
             call,
         });
+        steps.push(Step {
+            name: "instructions of hot paths",
+            call: own(&["bench", "--check"]),
+        });
     }
     run(&steps)
 }

@@ -6,6 +6,7 @@ mod arguments;
 mod bench;
 mod ci;
 mod codegen;
+mod counts;
 mod docker;
 mod layers;
 mod measure;
@@ -35,6 +36,8 @@ cargo xtask TASK
       --release         with the release profile instead of `ci`
       -- ARGS           passed to the simulator as they stand
   bench [FILTER]        criterion benchmarks; `bench -- ARGS` passes ARGS to criterion
+      --check           instead counts instructions of the hot paths (needs valgrind), and fails
+                        when one has grown by more than 5 %; --write makes these the limits
   measure NAME          starts brokers and measures them; without a name lists what there is;
                         WARREN_BIN names a `warren` to measure in place of one that is built
       --rounds N        that many rounds, of which the medians count (default 5; of `failover` 50)

@@ -2,7 +2,7 @@
 //!
 //! Always holds:
 //! - the library's random election timeouts are replaced by ones that follow from what is known,
-//!   so that a run can be repeated, and voters who miss the same leader do not ask at the same time;
+//!   so that a run can be repeated, and voters who miss a leader do not all ask at the same time;
 //! - a replica grants no vote in the first election timeout after its start (rule 8): it may have
 //!   answered a leader's beat before, and a lease counts on that.
 
