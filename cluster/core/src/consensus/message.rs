@@ -1,9 +1,10 @@
 //! What replicas of a shard say to each other, and its byte form.
 //!
 //! Layout, little endian: kind u8, flags u8 (1: reject, 2: with a snapshot, 4: at rest), zero u16,
-//! context length u32, entries u32, then u64: from, to, term, log term, index, commit, commit term, reject
-//! hint, requested snapshot, priority, stamp; then the snapshot (index u64, term u64, members),
-//! the context, and the entries: term u64, index u64, kind u8, three zeros, length u32, data.
+//! context length u32, entries u32, then u64: from, to, term, log term, index, commit, commit term,
+//! reject hint, requested snapshot, priority, stamp; then the snapshot (index u64, term u64,
+//! members), the context, and the entries: term u64, index u64, kind u8, three zeros, length u32,
+//! data.
 //!
 //! `stamp` is ours: the sender's monotonic clock on a heartbeat, sent back with its answer. So is
 //! `at rest` (flag 4): neither that heartbeat nor its answer is waited for. Only kinds that peers
