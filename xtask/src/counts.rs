@@ -51,8 +51,8 @@ pub(crate) fn check(write: bool) -> Result<()> {
     if write {
         let text = toml::to_string(&counts).context("counts are a table")?;
         let text = format!(
-            "# Instructions a message, with profile `{PROFILE}`: `cargo xtask bench --check` fails\n# \
-             when one grows by more than {:.0} %, `--check --write` makes today's the limits.\n\n\
+            "# Instructions a message, with profile `{PROFILE}`: `cargo xtask bench --check`\n\
+             # fails when one grows by more than {:.0} %, `--write` makes today's the limits.\n\n\
              {text}",
             GROWTH_MAX * 100.0
         );
