@@ -28,6 +28,7 @@ use warren_cluster_core::placement;
 
 pub use crate::admission::TokenError;
 use crate::admission::{Desk, whereabouts, with_announced};
+use crate::astray::{self, Sought};
 use crate::colleagues::{self, Colleagues};
 use crate::grpc::Routes;
 use crate::handle::Handle;
@@ -104,6 +105,7 @@ pub struct Cluster {
     pub(crate) placement: placement::Options,
     links: Links,
     pub(crate) reachable: watch::Receiver<std::collections::BTreeSet<NodeId>>,
+    sought: watch::Receiver<Option<Sought>>,
     node: NodeId,
     addresses: Vec<String>,
     address: SocketAddr,
@@ -213,6 +215,7 @@ where
         address,
         port: Mutex::new(Some(port)),
         reachable: peers.reachable.subscribe(),
+        sought: peers.sought.subscribe(),
         tasks: Mutex::default(),
     };
     if handle.is_first() {
@@ -553,6 +556,19 @@ impl Cluster {
     #[must_use]
     pub fn reachable(&self) -> watch::Receiver<std::collections::BTreeSet<NodeId>> {
         self.reachable.clone()
+    }
+
+    /// Nodes of other clusters that are looked for at this node's address, the last one of them.
+    /// Anybody can say that: see [`Self::is_astray`].
+    #[must_use]
+    pub fn sought(&self) -> watch::Receiver<Option<Sought>> {
+        self.sought.clone()
+    }
+
+    /// Whether this node, if it is taken for another cluster's, has to believe it.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        astray::is_astray(&self.directory(), self.node, (self.desk.wall)())
     }
 
     /// Whether this node leads the definitions.

@@ -6,6 +6,7 @@
 
 pub mod administration;
 mod admission;
+mod astray;
 mod clock;
 pub mod cluster;
 mod colleagues;
@@ -28,6 +29,7 @@ mod thread;
 pub mod tls;
 pub mod token;
 
+pub use astray::{Sought, YOUNG};
 pub use colleagues::{Overview, Report};
 pub use error::Error;
 pub use handle::{Handle, Status, open, start};

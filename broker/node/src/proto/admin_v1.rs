@@ -73,7 +73,7 @@ pub struct Event {
     #[prost(uint64, tag = "1")]
     pub time_millis: u64,
     /// What kind it is, for programs: node-up, node-down, node-joined, node-state, node-removed,
-    /// leader, shard-moving, alarm, cut-off, clock, backup-failed.
+    /// leader, shard-moving, alarm, cut-off, clock, astray, backup-failed.
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     /// 0: none.

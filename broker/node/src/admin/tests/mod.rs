@@ -1,6 +1,7 @@
 //! The admin API of a whole node, over its own port.
 
 mod access;
+mod astray;
 mod backups;
 mod cluster;
 mod files;
@@ -20,8 +21,8 @@ use tonic::{Request, Status};
 use warren_broker_core::definitions::Store;
 use warren_cluster::cluster::Cluster;
 use warren_cluster::grpc::{ConnectError, connect};
-use warren_cluster::listener::Listener;
 use warren_cluster::tls::{Dial, Files, admin_client};
+use warren_cluster_core::ids::Time;
 use warren_cluster_core::rows::Version;
 
 use super::routes;
@@ -55,19 +56,21 @@ impl Node {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("warren-admin-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let mut config = Config {
             data_dir: folder.join("data"),
+            cluster: any,
             shards: 4,
             segment_bytes: 4 << 20,
             backup_time: None,
             ..Config::default()
         };
         change(&mut config);
+        let listener = crate::cluster::prepare(&config, Time(0)).await;
+        let listener = listener.expect("a port, and a cluster where it is to join one");
         let broker = Arc::new(Broker::new(config, Registry::default()));
         definitions::open(&broker).expect("opens");
         let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
-        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let listener = Listener::bind(any).await.expect("a port");
         let routes = routes(&broker, &backups).expect("serves");
         let cluster = crate::cluster::start(&broker, listener, any, any, routes).await;
         let cluster = cluster.expect("founds");
