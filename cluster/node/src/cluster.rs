@@ -52,8 +52,10 @@ const BEHIND_PERIOD: Duration = Duration::from_secs(5);
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(1);
 const HAND_OVER_PERIOD: Duration = Duration::from_millis(20);
-/// How often the age of the certificate is looked at.
+/// How often the ages of the certificates are looked at; the node's own is when it is due, too.
 const RENEW_PERIOD: Duration = Duration::from_secs(3600);
+/// A certificate that is due and could not be renewed is tried again after this.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
 const READY_PERIOD: Duration = Duration::from_millis(20);
 
 /// What a node says of itself and how it behaves at its port.
@@ -451,9 +453,9 @@ async fn announce(
 
 /// Replaces the node's certificate at two thirds of its life. Every node can sign.
 async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
-    let mut period = tokio::time::interval(RENEW_PERIOD);
+    let mut next = Duration::ZERO;
     loop {
-        period.tick().await;
+        tokio::time::sleep(next).await;
         // Where the authority's key is, an administrator's certificate is, too.
         let here = match files.renew((desk.wall)()) {
             Ok(Some(keys)) => credentials.replace(&keys),
@@ -466,13 +468,21 @@ async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
         if let Err(error) = here.and(admin) {
             tracing::error!(%error, "certificates cannot be renewed");
         }
-        if (desk.wall)() < credentials.renew_at() {
-            continue;
+        if (desk.wall)() >= credentials.renew_at() {
+            match renewed(&desk, &credentials, &files) {
+                Ok(()) => tracing::info!("the node's certificate was renewed"),
+                Err(error) => tracing::error!(error, "the node's certificate cannot be renewed"),
+            }
         }
-        match renewed(&desk, &credentials, &files) {
-            Ok(()) => tracing::info!("the node's certificate was renewed"),
-            Err(error) => tracing::error!(error, "the node's certificate cannot be renewed"),
-        }
+        next = renew_in(credentials.renew_at(), (desk.wall)());
+    }
+}
+
+/// When the certificates are looked at again. The clock may be set meanwhile, so not only then.
+fn renew_in(due: Time, now: Time) -> Duration {
+    match due.0.saturating_sub(now.0) {
+        0 => RENEW_AGAIN,
+        millis => Duration::from_millis(millis).min(RENEW_PERIOD),
     }
 }
 
