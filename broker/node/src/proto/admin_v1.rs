@@ -34,6 +34,7 @@ pub struct ClusterStatusResponse {
     #[prost(bool, tag = "11")]
     pub settled: bool,
 }
+/// A member. Nodes that have left are not listed: their ids are never given again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatus {
     #[prost(uint64, tag = "1")]

@@ -5,6 +5,7 @@ mod astray;
 mod backups;
 mod cluster;
 mod files;
+mod nodes;
 mod users;
 
 use std::net::SocketAddr;
