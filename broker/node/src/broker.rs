@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::queue::SegQueue;
+use tokio::sync::watch;
 use warren_broker_core::auth::{self, LoginError};
 use warren_broker_core::definitions::Store;
 use warren_broker_core::dispatch::chores::Chore;
@@ -74,6 +75,8 @@ pub(crate) struct Broker {
     serving: AtomicBool,
     /// An operator wants this node to serve no clients.
     draining: AtomicBool,
+    /// Another cluster's node should be here: no client is served.
+    astray: watch::Sender<bool>,
     registry: Registry,
     stats: Stats,
     cluster: OnceLock<Arc<Cluster>>,
@@ -100,6 +103,7 @@ impl Broker {
             stopping: AtomicBool::new(false),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            astray: watch::Sender::new(false),
             cluster: OnceLock::new(),
             events: Events::new(random()),
             registry,
@@ -330,6 +334,17 @@ impl Broker {
         }
     }
 
+    /// Ends what clients there are and lets none in, until the process ends.
+    pub(crate) fn set_astray(&self) {
+        self.astray.send_replace(true);
+        self.sessions.put_all(&close_event(ASTRAY_TEXT));
+    }
+
+    /// Whether no client is served for ever: see [`Self::set_astray`].
+    pub(crate) fn astray(&self) -> watch::Receiver<bool> {
+        self.astray.subscribe()
+    }
+
     /// Whether clients may come, and are to.
     pub(crate) fn serves(&self) -> bool {
         let serves = self.serving.load(Ordering::Acquire);
@@ -350,6 +365,8 @@ impl Broker {
     fn sends_away(&self) -> Option<&'static str> {
         if self.stopping.load(Ordering::Acquire) {
             Some(STOP_TEXT)
+        } else if *self.astray.borrow() {
+            Some(ASTRAY_TEXT)
         } else if self.draining.load(Ordering::Acquire) {
             Some(DRAIN_TEXT)
         } else {
@@ -429,6 +446,7 @@ const MANAGEMENT_TAGS: [&str; 4] = ["management", "policymaker", "monitoring", "
 /// What connections are told that are closed by the node.
 const STOP_TEXT: &str = "broker forced connection closure with reason 'shutdown'";
 const FENCED_TEXT: &str = "broker forced connection closure with reason 'node was ruled out'";
+const ASTRAY_TEXT: &str = "broker forced connection closure with reason 'another cluster's node'";
 const DRAIN_TEXT: &str = "Node was put into maintenance mode";
 
 fn close_event(text: &str) -> Event {

@@ -61,11 +61,18 @@ pub(crate) fn connection_limit(descriptors: u64, configured: Option<usize>) -> u
     configured.unwrap_or(usize::MAX).min(possible)
 }
 
-/// Accepts clients for as long as it is polled.
+/// Accepts clients for as long as it is polled; ends, and so closes the listener, when none is
+/// served any more.
 pub(crate) async fn accept(broker: Arc<Broker>, listener: TcpListener, limit: usize) {
     let refused = AtomicU64::new(0);
+    let mut astray = broker.astray();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            _ = astray.wait_for(|astray| *astray) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 if broker.sessions().count() >= limit {
                     let count = refused.fetch_add(1, Ordering::Relaxed) + 1;

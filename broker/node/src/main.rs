@@ -4,6 +4,7 @@
 
 mod admin;
 mod alarms;
+mod astray;
 mod attention;
 mod backup;
 mod broker;

@@ -20,7 +20,7 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::standing::Standing;
-use crate::{admin, alarms, backup, cluster, definitions, events, http, listener, lives};
+use crate::{admin, alarms, astray, backup, cluster, definitions, events, http, listener, lives};
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -164,6 +164,9 @@ async fn start(
     let routes = admin::routes(&broker, &backups)?;
     let cluster = cluster::start(&broker, port, addresses.amqp, addresses.http, routes).await?;
     tokio::spawn(events::follow(Arc::clone(&broker), Arc::clone(&cluster)));
+    // Before clients are served: what was found earlier still holds.
+    astray::begin(&broker)?;
+    tokio::spawn(astray::watch(Arc::clone(&broker), Arc::clone(&cluster)));
     tokio::spawn(cluster::follow_state(
         Arc::clone(&broker),
         Arc::clone(&cluster),

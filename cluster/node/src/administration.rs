@@ -79,11 +79,12 @@ impl Cluster {
     pub async fn set_state(&self, node: NodeId, state: NodeState) -> Result<(), Refused> {
         self.change(|directory| {
             let row = directory.nodes.get(&node).map(|row| &row.value);
-            let row = row.filter(|row| row.is_member());
-            let mut row = row.ok_or(Refused::UnknownNode(node))?.clone();
-            if row.state == state {
+            // Before anything else: whoever was to be removed is no member once that is done.
+            if row.is_some_and(|row| row.state == state) {
                 return Ok(None);
             }
+            let row = row.filter(|row| row.is_member());
+            let mut row = row.ok_or(Refused::UnknownNode(node))?.clone();
             if row.state == NodeState::Leaving && state != NodeState::Removed {
                 let text = format!("node {node} is leaving the cluster");
                 return Err(Refused::Never(text));

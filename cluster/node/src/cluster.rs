@@ -28,6 +28,7 @@ use warren_cluster_core::placement;
 
 pub use crate::admission::TokenError;
 use crate::admission::{Desk, whereabouts, with_announced};
+use crate::astray::{self, Sought};
 use crate::colleagues::{self, Colleagues};
 use crate::grpc::Routes;
 use crate::handle::Handle;
@@ -52,8 +53,10 @@ const BEHIND_PERIOD: Duration = Duration::from_secs(5);
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(1);
 const HAND_OVER_PERIOD: Duration = Duration::from_millis(20);
-/// How often the age of the certificate is looked at.
+/// How often the ages of the certificates are looked at; the node's own is when it is due, too.
 const RENEW_PERIOD: Duration = Duration::from_secs(3600);
+/// A certificate that is due and could not be renewed is tried again after this.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
 const READY_PERIOD: Duration = Duration::from_millis(20);
 
 /// What a node says of itself and how it behaves at its port.
@@ -107,6 +110,7 @@ pub struct Cluster {
     pub(crate) placement: placement::Options,
     links: Links,
     pub(crate) reachable: watch::Receiver<std::collections::BTreeSet<NodeId>>,
+    sought: watch::Receiver<Option<Sought>>,
     node: NodeId,
     addresses: Vec<String>,
     address: SocketAddr,
@@ -187,7 +191,6 @@ where
     }
     let cached = shared.local.peers();
     links.set_peers(cached.clone());
-
     let clock = shared.clock;
     let shared = Arc::downgrade(shared);
     let lane: Arc<dyn Lane> = Arc::new(LaneOf { shared, nobody });
@@ -200,8 +203,8 @@ where
         announced: watch::Sender::default(),
         turn: tokio::sync::Mutex::default(),
     });
-    let news = Arc::clone(&options.news);
-    let colleagues = Arc::new(Colleagues::new(desk.clone(), credentials.clone(), news));
+    let colleagues = Colleagues::new(desk.clone(), credentials.clone(), options.news.clone());
+    let colleagues = Arc::new(colleagues);
     let routes = join::add_routes(routes, keys.cluster, desk.clone());
     let routes = colleagues::add_routes(routes, colleagues.clone());
     let address = listener.address();
@@ -217,6 +220,7 @@ where
         address,
         port: Mutex::new(Some(port)),
         reachable: peers.reachable.subscribe(),
+        sought: peers.sought.subscribe(),
         tasks: Mutex::default(),
     };
     if handle.is_first() {
@@ -452,9 +456,9 @@ async fn announce(
 
 /// Replaces the node's certificate at two thirds of its life. Every node can sign.
 async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
-    let mut period = tokio::time::interval(RENEW_PERIOD);
+    let mut next = Duration::ZERO;
     loop {
-        period.tick().await;
+        tokio::time::sleep(next).await;
         // Where the authority's key is, an administrator's certificate is, too.
         let here = match files.renew((desk.wall)()) {
             Ok(Some(keys)) => credentials.replace(&keys),
@@ -467,13 +471,21 @@ async fn renew(desk: Arc<Desk>, credentials: Arc<Credentials>, files: Files) {
         if let Err(error) = here.and(admin) {
             tracing::error!(%error, "certificates cannot be renewed");
         }
-        if (desk.wall)() < credentials.renew_at() {
-            continue;
+        if (desk.wall)() >= credentials.renew_at() {
+            match renewed(&desk, &credentials, &files) {
+                Ok(()) => tracing::info!("the node's certificate was renewed"),
+                Err(error) => tracing::error!(error, "the node's certificate cannot be renewed"),
+            }
         }
-        match renewed(&desk, &credentials, &files) {
-            Ok(()) => tracing::info!("the node's certificate was renewed"),
-            Err(error) => tracing::error!(error, "the node's certificate cannot be renewed"),
-        }
+        next = renew_in(credentials.renew_at(), (desk.wall)());
+    }
+}
+
+/// When the certificates are looked at again. The clock may be set meanwhile, so not only then.
+fn renew_in(due: Time, now: Time) -> Duration {
+    match due.0.saturating_sub(now.0) {
+        0 => RENEW_AGAIN,
+        millis => Duration::from_millis(millis).min(RENEW_PERIOD),
     }
 }
 
@@ -557,6 +569,19 @@ impl Cluster {
     #[must_use]
     pub fn reachable(&self) -> watch::Receiver<std::collections::BTreeSet<NodeId>> {
         self.reachable.clone()
+    }
+
+    /// Nodes of other clusters that are looked for at this node's address, the last one of them.
+    /// Anybody can say that: see [`Self::is_astray`].
+    #[must_use]
+    pub fn sought(&self) -> watch::Receiver<Option<Sought>> {
+        self.sought.clone()
+    }
+
+    /// Whether this node, if it is taken for another cluster's, has to believe it.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        astray::is_astray(&self.directory(), self.node, (self.desk.wall)())
     }
 
     /// Whether this node leads the definitions.

@@ -6,6 +6,7 @@
 
 pub mod administration;
 mod admission;
+mod astray;
 mod clock;
 pub mod cluster;
 mod colleagues;
@@ -30,6 +31,7 @@ pub mod tls;
 pub mod token;
 pub mod watch;
 
+pub use astray::{Sought, YOUNG};
 pub use colleagues::{Overview, Report};
 pub use error::Error;
 pub use handle::{Handle, Status, open, start};

@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use warren_cluster_core::ids::NodeId;
 
+use crate::astray::Sought;
 use crate::grpc::{self, Contact, Routes};
 use crate::link::{Links, Refusal};
 use crate::tls::{self, CertificateDer, Credentials, Key, Name, explain, name_of, plain_server};
@@ -133,7 +135,7 @@ impl Listener {
         let (grpc, incoming) = mpsc::channel(GRPC_WAITING_LIMIT);
         let stop = watch::Sender::new(false);
         let door = Arc::new(Door {
-            acceptor: TlsAcceptor::from(config),
+            config,
             links,
             grpc,
             known: Arc::new(Semaphore::new(GRPC_LIMIT)),
@@ -186,7 +188,7 @@ fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<
 
 /// What each new connection meets.
 struct Door {
-    acceptor: TlsAcceptor,
+    config: Arc<ServerConfig>,
     /// None before the node has a cluster.
     links: Option<Links>,
     grpc: mpsc::Sender<grpc::Stream>,
@@ -262,7 +264,12 @@ impl Door {
     async fn handshake(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, Caller), Refusal> {
         let tls = |error: std::io::Error| Refusal::Tls(explain(&error));
         tune(&tcp, None).map_err(tls)?;
-        let accepted = timeout(self.handshake_timeout, self.acceptor.accept(tcp)).await;
+        let mut sought = None;
+        let accepted = timeout(self.handshake_timeout, self.accept(tcp, &mut sought)).await;
+        if let Some(sought) = sought {
+            // It has seen our certificate, and knows why it is not welcome.
+            return Err(Refusal::Sought(sought));
+        }
         let stream = accepted.map_err(|_| Refusal::Timeout)?.map_err(tls)?;
         let shown = stream.get_ref().1.peer_certificates();
         let caller = match shown.and_then(<[_]>::first).map(name_of) {
@@ -273,6 +280,19 @@ impl Door {
             Some(Err(fault)) => return Err(Refusal::Tls(fault.to_string())),
         };
         Ok((stream, caller))
+    }
+
+    /// TLS; notes whom the other side looks for, if that is another cluster's node.
+    async fn accept(
+        &self,
+        tcp: TcpStream,
+        sought: &mut Option<Sought>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+        if let (Some(links), Some(name)) = (&self.links, begun.client_hello().server_name()) {
+            *sought = Sought::of(name, links.cluster());
+        }
+        begun.into_stream(Arc::clone(&self.config)).await
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
@@ -25,7 +26,8 @@ use warren_cluster_core::members::steps::Step;
 use warren_cluster_core::members::{Directory, all_shards, is_own};
 use warren_cluster_core::rows::Transaction;
 
-use crate::link::{Class, LinkEvents, Links};
+use crate::astray::Sought;
+use crate::link::{Class, LinkEvents, Links, Refusal};
 use crate::thread::Shared;
 
 /// Bytes of messages that may wait for the lane before data is read no more; votes and beats are
@@ -42,6 +44,8 @@ pub(crate) struct Peers {
     pub(crate) directory: watch::Sender<Arc<Directory>>,
     /// Nodes that there is a way to.
     pub(crate) reachable: watch::Sender<BTreeSet<NodeId>>,
+    /// The last node of another cluster that was looked for here.
+    pub(crate) sought: watch::Sender<Option<Sought>>,
 }
 
 /// What has come from other nodes and was not taken yet.
@@ -61,6 +65,7 @@ impl Peers {
             intake: Arc::default(),
             directory: watch::Sender::default(),
             reachable: watch::Sender::default(),
+            sought: watch::Sender::default(),
         }
     }
 
@@ -249,6 +254,12 @@ where
     fn lost(&self, peer: NodeId) {
         self.put(Input::Disconnected { node: peer }, 0);
         self.reach(peer, false);
+    }
+
+    fn refused(&self, _from: SocketAddr, why: &Refusal) {
+        if let (Refusal::Sought(sought), Some(shared)) = (why, self.shared.upgrade()) {
+            shared.peers.sought.send_replace(Some(*sought));
+        }
     }
 
     fn room(

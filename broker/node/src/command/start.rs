@@ -50,6 +50,9 @@ pub(crate) struct Arguments {
     /// Wait for `warren node add`, which is given the fingerprint that this prints.
     #[arg(long)]
     await_join: bool,
+    /// Serve clients although another cluster looks for one of its nodes here.
+    #[arg(long, conflicts_with_all = ["join", "token", "await_join"])]
+    new_cluster: bool,
     /// error, warn, info, debug, trace or filter directives (default: info).
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -137,5 +140,6 @@ impl Arguments {
             config.bootstrap_token_file = Some(path.clone());
         }
         config.await_join |= self.await_join;
+        config.new_cluster |= self.new_cluster;
     }
 }

@@ -141,6 +141,10 @@ const KEYS: &[Key] = &[
         set: |c, v| put(boolean(v), &mut c.await_join),
     },
     Key {
+        name: "warren.new_cluster",
+        set: |c, v| put(boolean(v), &mut c.new_cluster),
+    },
+    Key {
         name: "default_user",
         set: |c, v| put(text(v).map(Some), &mut c.default_user),
     },

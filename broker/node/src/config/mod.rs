@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) bootstrap_token_file: Option<PathBuf>,
     /// A blank node waits to be offered a token.
     pub(crate) await_join: bool,
+    /// It serves although another cluster looks for a member here.
+    pub(crate) new_cluster: bool,
 
     pub(crate) default_user: Option<String>,
     pub(crate) default_pass: Option<String>,
@@ -93,6 +95,7 @@ impl Default for Config {
             join_token: None,
             bootstrap_token_file: None,
             await_join: false,
+            new_cluster: false,
             default_user: None,
             default_pass: None,
             default_vhost: "/".into(),

@@ -74,14 +74,18 @@ pub(super) async fn node_is_quorum_critical(State(broker): State<Arc<Broker>>) -
     }))
 }
 
-/// Whether clients are let in: the node has started, does not stop and is not in maintenance.
+/// Whether clients are let in: the node has started, does not stop, is not in maintenance and not
+/// where another cluster's node should be.
 pub(super) async fn ready_to_serve_clients(State(broker): State<Arc<Broker>>) -> Response {
     if broker.serves() {
         return ok();
     }
-    failed(json!({
-        "reason": "the node is starting, stopping or in maintenance mode",
-    }))
+    let reason = if *broker.astray().borrow() {
+        "another cluster looks for one of its nodes here: the node's log says what to do"
+    } else {
+        "the node is starting, stopping or in maintenance mode"
+    };
+    failed(json!({ "reason": reason }))
 }
 
 fn ok() -> Response {

@@ -34,6 +34,7 @@ pub struct ClusterStatusResponse {
     #[prost(bool, tag = "11")]
     pub settled: bool,
 }
+/// A member. Nodes that have left are not listed: their ids are never given again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatus {
     #[prost(uint64, tag = "1")]
@@ -73,8 +74,8 @@ pub struct Event {
     #[prost(uint64, tag = "1")]
     pub time_millis: u64,
     /// What kind it is, for programs: node-up, node-down, node-joined, node-state, node-removed,
-    /// leader, shard-moving, alarm, cut-off, clock, backup-failed; missed: events of a node are not
-    /// kept any more.
+    /// leader, shard-moving, alarm, cut-off, clock, astray, backup-failed; missed: events of a node
+    /// are not kept any more.
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     /// Whom it is about; 0: none.

@@ -12,6 +12,7 @@ use warren_cluster_core::ids::NodeId;
 use super::frame::{self, Fault, GREETING_BYTES_LIMIT, Hello, Kind, NEWEST, OLDEST, Welcome};
 use super::peer::Peer;
 use super::{Class, Links, Shared};
+use crate::astray::Sought;
 use crate::listener::Caller;
 use crate::tls::ClusterId;
 
@@ -24,6 +25,9 @@ pub enum Refusal {
     /// Garbage, a stranger's certificate, or no TLS 1.3.
     #[error("TLS: {0}")]
     Tls(String),
+    /// A member of another cluster is believed to be here.
+    #[error("it looks for {0}")]
+    Sought(Sought),
     #[error("it did not finish its handshake in time")]
     Timeout,
     #[error("it speaks neither links nor gRPC")]

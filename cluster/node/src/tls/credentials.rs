@@ -198,7 +198,9 @@ impl Dial {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.to_vec()];
-        config.enable_sni = false;
+        // In the clear: a node of another cluster that is met at a peer's address learns from it
+        // whom it is taken for. Whom to believe is never decided by it.
+        config.enable_sni = protocol == alpn::LINK;
         config.resumption = Resumption::disabled();
         Ok(Self {
             config: Arc::new(config),

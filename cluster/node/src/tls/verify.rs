@@ -1,7 +1,8 @@
 //! Whom TLS lets in: each verifier is one rule about the certificate that the other side shows.
 //!
 //! Chains, uses and times are rustls's; what is ours is the name. Addresses and host names play
-//! no part, and what a server was asked for (SNI) neither.
+//! no part, and what a server was asked for (SNI) neither: that only tells a node that it is taken
+//! for another one.
 
 use std::sync::Arc;
 

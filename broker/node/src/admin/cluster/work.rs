@@ -86,7 +86,15 @@ fn is_over(overview: &Overview, work: Work) -> Option<String> {
         Work::Transfer { to, .. } if state(to) != Some(NodeState::Active) => {
             Some(format!("node {to} is not active any more"))
         }
-        Work::Drain(_) | Work::Remove(_) | Work::Transfer { .. } => None,
+        // Leads are evened out: this one may have been given back before it moved.
+        Work::Transfer { shard, to } => {
+            let first = directory.replicas.get(&shard);
+            let first = first.and_then(|row| row.value.voters.first());
+            let leader = overview.leaders().get(&shard).map(|(_, node)| *node);
+            let wanted = first.is_some_and(|id| id.node() == to) || leader == Some(to);
+            (!wanted).then(|| format!("node {to} is not to lead shard {shard} any more"))
+        }
+        Work::Drain(_) | Work::Remove(_) => None,
     }
 }
 
@@ -178,8 +186,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use bytes::Bytes;
-    use warren_cluster_core::ids::Time;
-    use warren_cluster_core::members::{Directory, Node, Versioned};
+    use warren_cluster_core::ids::{ReplicaId, Time};
+    use warren_cluster_core::members::{Directory, Node, Replicas, Versioned};
     use warren_cluster_core::rows::Version;
 
     use super::*;
@@ -199,6 +207,14 @@ mod tests {
         let mut directory = Directory::default();
         let row = Versioned { value, version };
         directory.nodes.insert(NodeId(2), row);
+        let row = Versioned {
+            value: Replicas {
+                voters: [2, 3].map(|node| ReplicaId::new(NodeId(node), 1)).to_vec(),
+                ..Replicas::default()
+            },
+            version,
+        };
+        directory.replicas.insert(ShardId(1), row);
         Overview {
             directory: Arc::new(directory),
             nodes: BTreeMap::new(),
@@ -215,7 +231,16 @@ mod tests {
         let transfer = Work::Transfer { shard, to };
         assert_eq!(is_over(&overview(NodeState::Active), transfer), None);
         assert!(is_over(&overview(NodeState::Draining), transfer).is_some());
+        // It was wanted, and somebody else is to lead by now.
+        let mut given_back = overview(NodeState::Active);
+        let directory = Arc::make_mut(&mut given_back.directory);
+        let row = directory.replicas.get_mut(&shard).expect("it has a row");
+        row.value.voters.reverse();
+        let why = is_over(&given_back, transfer);
+        let text = "node 2 is not to lead shard 1 any more";
+        assert_eq!(why.as_deref(), Some(text));
         let from = NodeId(1);
+        let (shard, to) = (ShardId(1), NodeId(9));
         let moves = Work::Move { shard, from, to };
         assert!(is_over(&overview(NodeState::Active), moves).is_some());
     }

@@ -7,10 +7,10 @@ use super::*;
 use crate::proto::admin_v1::cluster_client::ClusterClient;
 
 /// Somebody who watches a node.
-struct Watcher(Streaming<proto::Event>);
+pub(super) struct Watcher(Streaming<proto::Event>);
 
 impl Watcher {
-    async fn start(node: &Node) -> Self {
+    pub(super) async fn start(node: &Node) -> Self {
         Self(watch(node).await.expect("is let watch"))
     }
 
@@ -33,7 +33,7 @@ impl Watcher {
         }
     }
 
-    async fn last(&mut self, kind: &str) -> proto::Event {
+    pub(super) async fn last(&mut self, kind: &str) -> proto::Event {
         self.until(kind).await.pop().expect("is there")
     }
 }

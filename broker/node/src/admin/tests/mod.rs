@@ -1,10 +1,12 @@
 //! The admin API of a whole node, over its own port.
 
 mod access;
+mod astray;
 mod backups;
 mod cluster;
 mod events;
 mod files;
+mod nodes;
 mod users;
 
 use std::net::SocketAddr;
@@ -56,12 +58,13 @@ impl Node {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("warren-admin-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let mut config = Config {
             data_dir: folder.join("data"),
+            cluster: any,
             shards: 4,
             segment_bytes: 4 << 20,
             backup_time: None,
-            cluster: "127.0.0.1:0".parse().expect("an address"),
             ..Config::default()
         };
         change(&mut config);
@@ -70,7 +73,6 @@ impl Node {
         let broker = Arc::new(Broker::new(config, Registry::default()));
         definitions::open(&broker).expect("opens");
         let backups = Arc::new(Backups::new(Arc::clone(&broker), broker.lane().cluster()));
-        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let routes = routes(&broker, &backups).expect("serves");
         let cluster = crate::cluster::start(&broker, listener, any, any, routes).await;
         let cluster = cluster.expect("founds");

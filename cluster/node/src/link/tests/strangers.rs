@@ -8,6 +8,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::super::frame::{self, GREETING_BYTES_LIMIT, Head, Hello, Kind, Welcome};
 use super::*;
+use crate::astray::Sought;
 use crate::listener::alpn;
 use crate::tls::{ClusterId, Dial, admin_client};
 
@@ -114,7 +115,16 @@ async fn other_clusters_nodes_are_refused_on_both_sides() {
         three.links.set_peers(vec![one.place()]);
         three.fault(1, "is not the peer").await;
         let refusal = one.refused().await;
-        assert!(matches!(refusal, Refusal::Tls(_)), "{refusal}");
+        if foreign.id() == cluster.id() {
+            assert!(matches!(refusal, Refusal::Tls(_)), "{refusal}");
+        } else {
+            // And whom it takes us for.
+            let sought = Sought {
+                node: NodeId(1),
+                cluster: foreign.id(),
+            };
+            assert_eq!(refusal, Refusal::Sought(sought));
+        }
         // We dial it.
         two.links.set_peers(vec![one.place(), three.place()]);
         two.fault(3, "is not the peer").await;

@@ -1,8 +1,8 @@
 //! Real nodes in one process, each with its folder and its port: they join, share shards, are
 //! killed and come back; and what must not come in does not.
 
-#[path = "cluster/news.rs"]
 mod news;
+mod renewal;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
