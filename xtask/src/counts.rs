@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ci::PROFILE;
+use crate::docker::is_ci;
 use crate::run::Call;
 use crate::workspace::Workspace;
 
@@ -39,6 +40,12 @@ const PATHS: &[(&str, &str)] = &[
 
 /// Instructions a message, by path.
 type Counts = BTreeMap<String, f64>;
+
+/// Whether there is what counts. In CI there must be.
+pub(crate) fn can_count() -> bool {
+    let version = Call::new("valgrind").arg("--version").quiet().output();
+    is_ci() || version.is_ok()
+}
 
 /// Counts, and compares with the limits; or, if `write`, makes what was counted the limits.
 ///
