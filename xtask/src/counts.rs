@@ -10,8 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ci::PROFILE;
-use crate::docker::is_ci;
-use crate::run::Call;
+use crate::run::{Call, is_ci};
 use crate::workspace::Workspace;
 
 const PACKAGE: &str = "warren-benches";

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::ci::PROFILE;
-use crate::run::Call;
+use crate::run::{Call, is_ci};
 use crate::workspace::Workspace;
 
 /// The image that the compose files build.
@@ -279,10 +279,6 @@ impl Tally {
         }
         Ok(())
     }
-}
-
-pub(crate) fn is_ci() -> bool {
-    std::env::var("CI").as_deref() == Ok("true")
 }
 
 #[cfg(test)]

@@ -8,6 +8,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+/// Whether what is missing on the machine is a failure.
+pub(crate) fn is_ci() -> bool {
+    std::env::var("CI").as_deref() == Ok("true")
+}
+
 /// A command on its way.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {

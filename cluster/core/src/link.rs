@@ -424,12 +424,15 @@ pub struct Mail {
 impl Mail {
     /// Adds a parcel.
     pub fn send(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
-        let class = parcel.class();
+        self.add(to, parcel.class(), |parts| parcel.encode(shard, parts));
+    }
+
+    fn add(&mut self, to: NodeId, class: Class, put: impl FnOnce(&mut Parts)) {
         let parts = self.open.entry((to, class)).or_default();
         if parts.is_empty() {
             parts.open().put_u8(VERSION);
         }
-        parcel.encode(shard, parts);
+        put(parts);
         if parts.len() >= ENVELOPE_BYTES_MAX / 2 {
             let parts = parts.take();
             self.full.push(Envelope { to, class, parts });
@@ -440,26 +443,23 @@ impl Mail {
     /// It is small, and may be overtaken.
     pub fn send_with_beat(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
         debug_assert_eq!(parcel.class(), Class::Control);
-        let parts = self.waiting.entry(to).or_default();
-        parcel.encode(shard, parts);
-        if parts.len() >= ENVELOPE_BYTES_MAX / 2 {
-            let mut waiting = std::mem::take(parts);
-            let mut parts = Parts::default();
-            parts.open().put_u8(VERSION);
-            parts.append(&mut waiting);
-            let (class, parts) = (Class::Control, parts.take());
-            self.full.push(Envelope { to, class, parts });
+        let waiting = self.waiting.entry(to).or_default();
+        parcel.encode(shard, waiting);
+        // It goes along with less than half of an envelope.
+        if waiting.len() >= ENVELOPE_BYTES_MAX / 4 {
+            let mut waiting = std::mem::take(waiting);
+            self.add(to, Class::Control, |parts| parts.append(&mut waiting));
         }
     }
 
     /// All envelopes; leaves nothing but what waits for a beat, if this is none.
     pub fn take(&mut self, is_beat: bool, out: &mut Vec<Envelope>) {
-        out.append(&mut self.full);
         if is_beat {
-            for (to, mut parts) in std::mem::take(&mut self.waiting) {
-                self.append(to, &mut parts);
+            for (to, mut waiting) in std::mem::take(&mut self.waiting) {
+                self.add(to, Class::Control, |parts| parts.append(&mut waiting));
             }
         }
+        out.append(&mut self.full);
         for ((to, class), mut parts) in std::mem::take(&mut self.open) {
             if parts.is_empty() {
                 continue;
@@ -472,14 +472,6 @@ impl Mail {
             let parts = parts.take();
             out.push(Envelope { to, class, parts });
         }
-    }
-
-    fn append(&mut self, to: NodeId, waiting: &mut Parts) {
-        let parts = self.open.entry((to, Class::Control)).or_default();
-        if parts.is_empty() {
-            parts.open().put_u8(VERSION);
-        }
-        parts.append(waiting);
     }
 }
 

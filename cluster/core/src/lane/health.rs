@@ -94,17 +94,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// Whether a shard's voters have room on their disks for a batch of so many bytes; where
     /// another node leads, that one looks.
     pub(super) fn voters_have_room(&self, shard: ShardId, bytes: usize) -> bool {
-        // As this node goes by its own: `Log::has_room_for`.
-        let large = self.store.log.is_large(bytes);
-        if (self.room.full.is_empty() && !large) || shard.is_unlogged() {
+        let wanted = self.store.log.room_wanted(bytes);
+        if (self.room.full.is_empty() && wanted == 0) || shard.is_unlogged() {
             return true;
         }
-        let bytes = if large { 2 * bytes as u64 } else { 0 };
         let Some(at) = queue_at(shard, &self.options) else {
             return true;
         };
         let consensus = self.queues[at].consensus();
-        consensus.leads().is_none() || self.room.is_with(&consensus.members(), bytes)
+        consensus.leads().is_none() || self.room.is_with(&consensus.members(), wanted)
     }
 
     /// By how many milliseconds this node's clock on the wall is ahead of the median of those that

@@ -408,18 +408,19 @@ impl Log {
             .filter(|_| !self.full)
     }
 
-    /// Whether a publish of so many bytes finds room. What is not larger than a segment goes by
-    /// what is kept; a larger one gets a segment of its own, which needs room beside that.
+    /// Whether a publish of so many bytes finds room.
     #[must_use]
     pub fn has_room_for(&self, bytes: usize) -> bool {
         let room = self.room_for_publishes();
-        room.is_some_and(|room| !self.is_large(bytes) || room >= 2 * bytes as u64)
+        room.is_some_and(|room| room >= self.room_wanted(bytes))
     }
 
-    /// Whether so many bytes do not fit into a segment of the usual size.
+    /// Bytes that a publish of so many wants on this disk, and on those of other voters, beside
+    /// what is kept: none where it fits into a segment, else a segment of its own.
     #[must_use]
-    pub fn is_large(&self, bytes: usize) -> bool {
-        bytes as u64 + LARGE_MARGIN_BYTES > u64::from(self.options.segment_bytes)
+    pub fn room_wanted(&self, bytes: usize) -> u64 {
+        let fits = bytes as u64 + LARGE_MARGIN_BYTES <= u64::from(self.options.segment_bytes);
+        if fits { 0 } else { 2 * bytes as u64 }
     }
 
     /// What the file system has left.
