@@ -5,12 +5,14 @@
 
 mod admin;
 mod brokers;
+mod connections;
 mod definitions;
 mod empty;
 mod failover;
 mod loads;
 mod nodes;
 mod process;
+mod queues;
 mod restart;
 mod table;
 mod versus;
@@ -27,6 +29,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "cluster",
         "throughput and latency of three nodes, beside RabbitMQ's quorum queues",
         versus::run_cluster,
+    ),
+    (
+        "connections",
+        "18,000 idle connections on one node, 100,000 on six of which one loses all its own",
+        connections::run,
     ),
     (
         "definitions",
@@ -47,6 +54,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "nodes",
         "twelve nodes under load: their status, one that joins, one drained and removed",
         nodes::run,
+    ),
+    (
+        "queues",
+        "a million replicated queues on three nodes: import, memory, publishes, a restart",
+        queues::run,
     ),
     (
         "restart",
