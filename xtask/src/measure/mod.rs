@@ -10,6 +10,7 @@ mod definitions;
 mod empty;
 mod failover;
 mod loads;
+mod logins;
 mod nodes;
 mod process;
 mod queues;
@@ -49,6 +50,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "failover",
         "what the clients of three nodes notice when a leader is killed, stopped, cut off",
         failover::run,
+    ),
+    (
+        "logins",
+        "1,000 logins a second, each with a queue and a binding: what others notice of them",
+        logins::run,
     ),
     (
         "nodes",
