@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_keys() {
-        let mut keys = vec![
+        let mut keys = [
             key(2, b"a"),
             key(1, b"b"),
             key(1, b"ab"),
