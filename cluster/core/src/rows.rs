@@ -7,6 +7,7 @@
 
 mod codec;
 pub(crate) mod feed;
+mod kept;
 mod machine;
 pub(crate) mod mirror;
 #[cfg(test)]

@@ -32,9 +32,9 @@ impl Admin {
     }
 
     /// A command that `timeout` ends with an exit status of 124.
-    fn call(&self, words: &[&str]) -> Call {
+    fn call(&self, words: &[&str], limit: Duration) -> Call {
         Call::new("timeout")
-            .arg(LIMIT.as_secs().to_string())
+            .arg(limit.as_secs().to_string())
             .arg(self.binary.to_string_lossy())
             .args(words.iter().copied())
             .arg("--data-dir")
@@ -46,7 +46,15 @@ impl Admin {
     /// # Errors
     /// When it fails, or takes longer than the limit.
     pub(super) fn timed(&self, words: &[&str]) -> Result<(f64, String)> {
-        let call = self.call(words);
+        self.timed_within(words, LIMIT)
+    }
+
+    /// The same with a limit of its own.
+    ///
+    /// # Errors
+    /// As [`Self::timed`].
+    pub(super) fn timed_within(&self, words: &[&str], limit: Duration) -> Result<(f64, String)> {
+        let call = self.call(words, limit);
         let began = Instant::now();
         let said = call
             .output()
@@ -59,7 +67,7 @@ impl Admin {
     /// # Errors
     /// As [`Self::timed`], or when the answer is no JSON.
     pub(super) fn json(&self, words: &[&str]) -> Result<Value> {
-        let said = self.call(words).arg("--json").quiet().output()?;
+        let said = self.call(words, LIMIT).arg("--json").quiet().output()?;
         serde_json::from_str(&said).with_context(|| format!("answer to {words:?}"))
     }
 }

@@ -5,12 +5,15 @@
 
 mod admin;
 mod brokers;
+mod connections;
 mod definitions;
 mod empty;
 mod failover;
 mod loads;
+mod logins;
 mod nodes;
 mod process;
+mod queues;
 mod restart;
 mod table;
 mod versus;
@@ -29,6 +32,11 @@ const MEASUREMENTS: &[Measurement] = &[
         versus::run_cluster,
     ),
     (
+        "connections",
+        "18,000 idle connections on one node, 100,000 on six of which one loses all its own",
+        connections::run,
+    ),
+    (
         "definitions",
         "import, export and diff of 100,000 queues and bindings, on one node and three",
         definitions::run,
@@ -44,9 +52,19 @@ const MEASUREMENTS: &[Measurement] = &[
         failover::run,
     ),
     (
+        "logins",
+        "1,000 logins a second, each with a queue and a binding: what others notice of them",
+        logins::run,
+    ),
+    (
         "nodes",
         "twelve nodes under load: their status, one that joins, one drained and removed",
         nodes::run,
+    ),
+    (
+        "queues",
+        "a million replicated queues on three nodes: import, memory, publishes, a restart",
+        queues::run,
     ),
     (
         "restart",

@@ -36,30 +36,13 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         .args(["--uri", &cluster.uri])
         .run()?;
     let [mut stopped, mut serving, mut leading] = [const { Series(Vec::new()) }; 3];
-    let uri = cluster.uri.split(',').nth(NODE - 1);
-    let port = uri.and_then(|uri| uri.rsplit(':').next()?.parse().ok());
-    let port: u16 = port.context("an address ends with its port")?;
-    let mut pid = *cluster
-        .pids
-        .get(NODE - 1)
-        .context("there are three nodes")?;
+    let mut node = Restarted::new(&cluster)?;
     for round in 1..=rounds {
-        // A lead that was just given back is not offered again at once.
-        thread::sleep(REST);
-        let leads = leads(&admin)?;
-        println!("\n# round {round} of {rounds}: node {NODE} leads {leads} shards");
-        let began = Instant::now();
-        Call::new("kill").args(["-TERM", &pid.to_string()]).run()?;
-        wait("its end", || {
-            Ok(!Path::new(&format!("/proc/{pid}")).exists())
-        })?;
-        stopped.0.push(began.elapsed().as_secs_f64());
-        let began = Instant::now();
-        pid = start(&binary)?;
-        wait("AMQP", || Ok(brokers::answers(port)))?;
-        serving.0.push(began.elapsed().as_secs_f64());
-        wait("its leads", || Ok(self::leads(&admin)? >= leads))?;
-        leading.0.push(began.elapsed().as_secs_f64());
+        println!("\n# round {round} of {rounds}");
+        let took = node.restart(&binary, &admin)?;
+        stopped.0.push(took.stopped);
+        serving.0.push(took.serving);
+        leading.0.push(took.leading);
     }
     let head = ["node with 10,000 queues", "seconds"];
     let rows = [
@@ -73,6 +56,65 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         markdown(&head, &rows)
     );
     Ok(())
+}
+
+/// A node that is stopped in order and started again.
+pub(super) struct Restarted {
+    pub(super) pid: u32,
+    port: u16,
+}
+
+/// How long that took, in seconds: until its process had ended; from its start until it took
+/// connections, and until it led as many shards as before.
+pub(super) struct Took {
+    pub(super) stopped: f64,
+    pub(super) serving: f64,
+    pub(super) leading: f64,
+}
+
+impl Restarted {
+    /// Of a cluster of `warren dev`.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub(super) fn new(cluster: &Broker) -> Result<Self> {
+        let uri = cluster.uri.split(',').nth(NODE - 1);
+        let port = uri.and_then(|uri| uri.rsplit(':').next()?.parse().ok());
+        let pid = cluster.pids.get(NODE - 1);
+        Ok(Self {
+            pid: *pid.context("there are three nodes")?,
+            port: port.context("an address ends with its port")?,
+        })
+    }
+
+    /// Does it once.
+    ///
+    /// # Errors
+    /// When it does not end, or does not come back with its leads.
+    pub(super) fn restart(&mut self, binary: &Path, admin: &Admin) -> Result<Took> {
+        // A lead that was just given back is not offered again at once.
+        thread::sleep(REST);
+        let leads = leads(admin)?;
+        println!("# node {NODE} leads {leads} shards");
+        let began = Instant::now();
+        let pid = self.pid.to_string();
+        Call::new("kill").args(["-TERM", &pid]).run()?;
+        wait("its end", || {
+            Ok(!Path::new(&format!("/proc/{pid}")).exists())
+        })?;
+        let stopped = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        self.pid = start(binary)?;
+        wait("AMQP", || Ok(brokers::answers(self.port)))?;
+        let serving = began.elapsed().as_secs_f64();
+        wait("its leads", || Ok(self::leads(admin)? >= leads))?;
+        let leading = began.elapsed().as_secs_f64();
+        Ok(Took {
+            stopped,
+            serving,
+            leading,
+        })
+    }
 }
 
 /// How many shards the node leads, as another one says.

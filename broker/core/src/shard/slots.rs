@@ -1,7 +1,8 @@
 //! The queues of a shard by id: a slab and an index into it.
 //!
 //! Invariants: every id in the index names a slot with that queue, and every other slot is free.
-//! An empty queue costs its slot and its place in the index, no allocation of its own.
+//! An empty queue costs its slot and its place in the index, no allocation of its own. Slots lie in
+//! pieces of one size: a shard that grows copies none, and has few that are empty.
 
 // tidy: allow hash-map: looked up by id only, never walked; the hash has no seed.
 use std::collections::HashMap;
@@ -24,9 +25,13 @@ pub(super) struct Slot {
 // A million queues have to fit.
 const _: () = assert!(size_of::<Option<Slot>>() <= 176);
 
+const PIECE: usize = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    slots: Vec<Option<Slot>>,
+    pieces: Vec<Box<[Option<Slot>; PIECE]>>,
+    /// Slots that have been in use: those behind are free, and not listed.
+    end: u32,
     free: Vec<u32>,
     index: HashMap<QueueId, u32, BuildHasherDefault<IdHasher>>,
 }
@@ -60,7 +65,7 @@ impl Slots {
 
     /// Slots, free ones included: numbers below this may name a queue.
     pub(super) fn end(&self) -> u32 {
-        self.slots.len() as u32
+        self.end
     }
 
     pub(super) fn find(&self, id: QueueId) -> Option<u32> {
@@ -68,11 +73,12 @@ impl Slots {
     }
 
     pub(super) fn at(&self, slot: u32) -> Option<&Slot> {
-        self.slots.get(slot as usize)?.as_ref()
+        let slot = slot as usize;
+        self.pieces.get(slot / PIECE)?[slot % PIECE].as_ref()
     }
 
     pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Slot> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+        self.place(slot)?.as_mut()
     }
 
     pub(super) fn get(&self, id: QueueId) -> Option<&Slot> {
@@ -84,6 +90,21 @@ impl Slots {
         self.at_mut(slot)
     }
 
+    fn place(&mut self, slot: u32) -> Option<&mut Option<Slot>> {
+        let slot = slot as usize;
+        Some(&mut self.pieces.get_mut(slot / PIECE)?[slot % PIECE])
+    }
+
+    /// A slot that was never in use.
+    fn begin(&mut self) -> u32 {
+        let slot = self.end;
+        if slot as usize == self.pieces.len() * PIECE {
+            self.pieces.push(Box::new([const { None }; PIECE]));
+        }
+        self.end += 1;
+        slot
+    }
+
     pub(super) fn insert(&mut self, queue: Queue) -> &mut Slot {
         let id = queue.id;
         let entry = Slot {
@@ -91,19 +112,15 @@ impl Slots {
             delivery: None,
             suspect: 0,
         };
-        let slot = if let Some(slot) = self.free.pop() {
-            slot
-        } else {
-            self.slots.push(None);
-            (self.slots.len() - 1) as u32
-        };
+        let slot = self.free.pop().unwrap_or_else(|| self.begin());
         self.index.insert(id, slot);
-        self.slots[slot as usize].insert(entry)
+        let place = self.place(slot).expect("begun");
+        place.insert(entry)
     }
 
     pub(super) fn remove(&mut self, id: QueueId) -> Option<Slot> {
         let slot = self.index.remove(&id)?;
-        let removed = self.slots[slot as usize].take();
+        let removed = self.place(slot).and_then(Option::take);
         self.free.push(slot);
         if self.index.is_empty() {
             *self = Self::default();
@@ -112,11 +129,13 @@ impl Slots {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().flatten()
+        let all = self.pieces.iter().flat_map(|piece| piece.iter());
+        all.flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.slots.iter_mut().flatten()
+        let all = self.pieces.iter_mut().flat_map(|piece| piece.iter_mut());
+        all.flatten()
     }
 
     /// The ids in ascending order.

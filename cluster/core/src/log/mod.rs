@@ -291,7 +291,7 @@ impl Log {
         let place = self.append(shard, &head, payload);
         let number = place.segment.number();
         self.store.segments.note_entry(number, shard, index, term);
-        if !payload.is_empty() {
+        if has_bodies(shard, payload) {
             self.store.young.push(place, payload);
         }
         place
@@ -327,7 +327,7 @@ impl Log {
         let bytes = u64::from(HEAD_BYTES) + payload.len() as u64;
         *self.appended.entry(shard).or_default() += bytes;
         self.unlooked_bytes += bytes;
-        if !payload.is_empty() {
+        if has_bodies(shard, payload) {
             self.store.young.push(place, payload);
             self.store.young.trim(Position::from_u64(u64::MAX));
         }
@@ -445,6 +445,11 @@ impl Log {
             syncs: self.syncs,
         }
     }
+}
+
+/// Whether anybody may ask for a part of the payload again: rows are copied out when applied.
+fn has_bodies(shard: ShardId, payload: &Bytes) -> bool {
+    !payload.is_empty() && !shard.is_rows()
 }
 
 /// Checkpoints.

@@ -5,6 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::kept::Kept;
 use super::{Change, Precondition, Row, RowKey, Transaction, Version, Write};
 use crate::machine::Malformed;
 
@@ -194,10 +195,12 @@ impl Transaction {
 }
 
 /// Appends a row of a checkpoint.
-pub(super) fn put_row(out: &mut impl BufMut, key: &RowKey, row: &Row) {
-    put_row_key(out, key);
-    out.put_u64_le(row.version.0);
-    put_bytes(out, &row.value);
+pub(super) fn put_row(out: &mut impl BufMut, row: &Kept) {
+    let (kind, key) = row.named();
+    out.put_u8(kind);
+    put_bytes(out, key);
+    out.put_u64_le(row.version().0);
+    put_bytes(out, row.value());
 }
 
 /// Reads what [`put_row`] wrote.

@@ -13,9 +13,10 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use imbl::OrdMap;
+use imbl::OrdSet;
 
-use super::{Change, Row, RowKey, Rows, Version, codec};
+use super::kept::Kept;
+use super::{Change, RowKey, Rows, Version, codec};
 use crate::ids::{Instant, Life, Seq};
 use crate::link::{Parcel, Piece};
 use crate::replica::Sender;
@@ -50,7 +51,7 @@ pub(crate) struct Feed {
 /// All rows of a moment, and how many of them were sent.
 #[derive(Debug)]
 struct Walk {
-    rows: OrdMap<RowKey, Row>,
+    rows: OrdSet<Kept>,
     version: Version,
     begun: bool,
     after: Option<RowKey>,
@@ -175,22 +176,17 @@ impl Walk {
         let mut out = BytesMut::new();
         let mut last = None;
         let mut ended = true;
-        for (key, row) in self.rows.range::<_, RowKey>((from, Bound::Unbounded)) {
+        for row in self.rows.range::<_, RowKey>((from, Bound::Unbounded)) {
             if out.len() >= PIECE_BYTES {
                 ended = false;
                 break;
             }
-            let change = Change {
-                row: key.clone(),
-                value: Some(row.value.clone()),
-                version: row.version,
-            };
-            codec::put_change(&mut out, &change);
-            last = Some(key.clone());
+            codec::put_change(&mut out, &row.change());
+            last = Some(row);
         }
         let flags = u8::from(!self.begun) * BEGINS + u8::from(ended) * WHOLE;
         self.begun = true;
-        self.after = last.or_else(|| self.after.take());
+        self.after = last.map(Kept::row_key).or_else(|| self.after.take());
         (piece(flags, self.version, &out), ended)
     }
 }

@@ -7,9 +7,10 @@ use std::convert::Infallible;
 use std::ops::{Bound, RangeInclusive};
 
 use bytes::{BufMut, Bytes};
-use imbl::OrdMap;
+use imbl::OrdSet;
 
 use super::codec::{self, Reader, VERSION};
+use super::kept::Kept;
 use super::{Change, Committed, Precondition, Row, RowKey, Transaction, Version, Write};
 use crate::ids::{Instant, NodeId, Place};
 use crate::machine::{
@@ -25,7 +26,7 @@ const ROWS: u8 = 2;
 /// The state of a rows shard.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
-    rows: OrdMap<RowKey, Row>,
+    rows: OrdSet<Kept>,
     last: Version,
     /// What came of the transaction applied last, until it is taken.
     committed: Option<Committed>,
@@ -36,7 +37,7 @@ pub struct Rows {
 /// The rows as they were when a checkpoint began, and the last one that is written.
 #[derive(Clone, Debug)]
 struct Snapshot {
-    rows: OrdMap<RowKey, Row>,
+    rows: OrdSet<Kept>,
     written: Option<RowKey>,
 }
 
@@ -51,7 +52,7 @@ impl Rows {
     }
 
     /// The rows of this moment; cheap.
-    pub(super) fn snapshot(&self) -> OrdMap<RowKey, Row> {
+    pub(super) fn snapshot(&self) -> OrdSet<Kept> {
         self.rows.clone()
     }
 
@@ -72,21 +73,20 @@ impl Rows {
         self.rows.is_empty()
     }
 
-    /// The row `key`, if it exists.
+    /// The row `key`, if it exists; a copy.
     #[must_use]
-    pub fn row(&self, key: &RowKey) -> Option<&Row> {
-        self.rows.get(key)
+    pub fn row(&self, key: &RowKey) -> Option<Row> {
+        self.rows.get(key).map(Kept::row)
+    }
+
+    fn version_of(&self, key: &RowKey) -> Option<Version> {
+        self.rows.get(key).map(Kept::version)
     }
 
     /// All rows as changes, in the order of their keys: what a watcher starts with.
     #[must_use]
     pub fn all(&self) -> Vec<Change> {
-        let change = |(key, row): (&RowKey, &Row)| Change {
-            row: key.clone(),
-            value: Some(row.value.clone()),
-            version: row.version,
-        };
-        self.rows.iter().map(change).collect()
+        self.rows.iter().map(Kept::change).collect()
     }
 
     /// What came of the transaction applied last; only once.
@@ -98,16 +98,15 @@ impl Rows {
     fn conflict(&self, transaction: &Transaction) -> Option<Committed> {
         let broken = |precondition: &Precondition| {
             let (row, holds) = match precondition {
-                Precondition::Absent(row) => (row, !self.rows.contains_key(row)),
-                Precondition::Present(row) => (row, self.rows.contains_key(row)),
+                Precondition::Absent(row) => (row, !self.rows.contains(row)),
+                Precondition::Present(row) => (row, self.rows.contains(row)),
                 Precondition::Unchanged(row, version) => {
-                    let found = self.rows.get(row).map(|row| row.version);
-                    (row, found == Some(*version))
+                    (row, self.version_of(row) == Some(*version))
                 }
             };
             (!holds).then(|| Committed::Conflict {
                 row: copied_key(row),
-                found: self.rows.get(row).map(|row| row.version),
+                found: self.version_of(row),
             })
         };
         transaction.preconditions.iter().find_map(broken)
@@ -130,18 +129,10 @@ impl Rows {
         let version = self.last;
         match write {
             Write::Put { row, value } => {
-                let row = copied_key(row);
-                let value = Bytes::copy_from_slice(value);
-                let kept = Row {
-                    value: value.clone(),
-                    version,
-                };
-                self.rows.insert(row.clone(), kept);
-                Change {
-                    row,
-                    value: Some(value),
-                    version,
-                }
+                let kept = Kept::new(row, value, version);
+                let change = kept.change();
+                self.rows.insert(kept);
+                change
             }
             Write::Delete { row } => {
                 self.rows.remove(row);
@@ -251,8 +242,7 @@ impl Machine for Rows {
             ROWS => {
                 for _ in 0..reader.u32()? {
                     let (key, row) = codec::row(&mut reader)?;
-                    let value = Bytes::copy_from_slice(&row.value);
-                    self.rows.insert(copied_key(&key), Row { value, ..row });
+                    self.rows.insert(Kept::new(&key, &row.value, row.version));
                 }
             }
             _ => return Err(reader.malformed("unknown chunk")),
@@ -261,7 +251,7 @@ impl Machine for Rows {
     }
 
     fn restored(&mut self) -> Result<(), Malformed> {
-        let newest = self.rows.values().map(|row| row.version).max();
+        let newest = self.rows.iter().map(Kept::version).max();
         let whole = self.restoring == Some(self.rows.len() as u64);
         if !whole || newest > Some(self.last) {
             return Err(Malformed {
@@ -291,15 +281,15 @@ impl Snapshot {
         let mut rows = Vec::new();
         let mut count: u32 = 0;
         let mut last = None;
-        for (key, row) in self.rows.range::<_, RowKey>((from, Bound::Unbounded)) {
-            codec::put_row(&mut rows, key, row);
+        for row in self.rows.range::<_, RowKey>((from, Bound::Unbounded)) {
+            codec::put_row(&mut rows, row);
             count += 1;
-            last = Some(key);
+            last = Some(row);
             if rows.len() >= CHUNK_BYTES {
                 break;
             }
         }
-        let Some(last) = last.cloned() else {
+        let Some(last) = last.map(Kept::row_key) else {
             return false;
         };
         let mut chunk = Vec::with_capacity(6 + rows.len());

@@ -1,12 +1,12 @@
-//! Clients that come and go: connect, declare an exclusive queue, publish, get, close, again and
-//! again.
+//! Clients that come and go: connect, declare an exclusive queue (and bind it), publish, get,
+//! close, again and again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use warren_protocol::methods::{BasicGet, BasicPublish, QueueDeclare};
+use warren_protocol::methods::{BasicGet, BasicPublish, QueueBind, QueueDeclare};
 use warren_protocol::{FrameKind, Method, Properties, ShortStr, ShortString, Table, content};
 
 use super::arguments::{Common, at_least_one, size, time};
@@ -15,6 +15,7 @@ use super::client::{self, Answer, Connection, Options};
 use super::clock::Clock;
 use super::context::CHANNEL;
 use super::report::print;
+use super::schedule::Schedule;
 use super::threads::{self, Threads};
 use super::uri::Uri;
 
@@ -34,6 +35,12 @@ pub(super) struct Arguments {
     /// How many times in all, at most.
     #[arg(long, value_name = "N")]
     cycles: Option<u64>,
+    /// Cycles per second of all clients together, as an open loop [default: as fast as it goes].
+    #[arg(long, value_name = "R")]
+    rate: Option<f64>,
+    /// Bind each queue to this exchange by its name, and publish there.
+    #[arg(long, value_name = "EXCHANGE")]
+    bind: Option<String>,
 }
 
 #[derive(Debug)]
@@ -41,6 +48,9 @@ struct Shared {
     bulk: Bulk,
     uris: Vec<Uri>,
     body: Vec<u8>,
+    schedule: Option<Schedule>,
+    /// The default exchange when it is empty: nothing is bound there.
+    exchange: ShortString,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,8 +68,13 @@ struct Report {
 /// When it cannot begin.
 pub(super) fn run(arguments: &Arguments) -> Result<i32> {
     super::system::raise_descriptor_limit();
+    let clock = Clock::start();
+    let schedule = |rate| Schedule::new(clock.now(), rate, 0, 1);
+    let exchange = arguments.bind.as_deref().unwrap_or_default();
     let shared = Arc::new(Shared {
-        bulk: Bulk::new(Clock::start(), arguments.cycles.unwrap_or(u64::MAX)),
+        schedule: arguments.rate.map(schedule),
+        exchange: ShortStr::new(exchange.as_bytes())?.to_short_string(),
+        bulk: Bulk::new(clock, arguments.cycles.unwrap_or(u64::MAX)),
         uris: arguments.common.uri.clone(),
         body: vec![b'.'; arguments.size],
     });
@@ -89,9 +104,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<i32> {
 
 async fn work(shared: Arc<Shared>) -> Result<()> {
     while let Some(piece) = shared.bulk.take() {
-        let began = shared.bulk.clock.now();
+        let mut began = shared.bulk.clock.now();
+        if let Some(schedule) = &shared.schedule {
+            let due = schedule.due(piece);
+            let early = Duration::from_nanos(due.saturating_sub(began));
+            tokio::time::sleep(early).await;
+            began = due;
+        }
         let uri = &shared.uris[piece as usize % shared.uris.len()];
-        cycle(uri, &shared.body)
+        cycle(uri, &shared.exchange, &shared.body)
             .await
             .inspect_err(|_| shared.bulk.stop())?;
         shared.bulk.finish(began);
@@ -99,7 +120,7 @@ async fn work(shared: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-async fn cycle(uri: &Uri, body: &[u8]) -> Result<()> {
+async fn cycle(uri: &Uri, exchange: &ShortString, body: &[u8]) -> Result<()> {
     let mut connection = Connection::open(uri, Options::SMALL).await?;
     connection.open_channel(CHANNEL).await?;
     let declare = QueueDeclare {
@@ -115,8 +136,19 @@ async fn cycle(uri: &Uri, body: &[u8]) -> Result<()> {
     let Answer::Queue(queue) = connection.call(CHANNEL, &declare).await? else {
         bail!("no declare-ok for a declare");
     };
+    if !exchange.as_bytes().is_empty() {
+        let bind = QueueBind {
+            queue: queue.as_short_str(),
+            exchange: exchange.as_short_str(),
+            routing_key: queue.as_short_str(),
+            nowait: false,
+            arguments: Table::EMPTY,
+        };
+        let bind = Method::QueueBind(bind);
+        connection.call(CHANNEL, &bind).await?;
+    }
     let publish = BasicPublish {
-        exchange: ShortStr::EMPTY,
+        exchange: exchange.as_short_str(),
         routing_key: queue.as_short_str(),
         mandatory: false,
         immediate: false,
