@@ -23,6 +23,7 @@ mod runs;
 mod segments;
 mod series;
 pub mod sim;
+mod spares;
 mod transfer;
 mod young;
 
@@ -41,6 +42,7 @@ use crate::log::memory::Memory;
 use crate::log::record::{HEAD_BYTES, Head, Kind};
 use crate::log::segments::{Cover, Segments};
 use crate::log::series::{Series, Setup};
+use crate::log::spares::Spares;
 use crate::log::young::Young;
 
 pub use bodies::View;
@@ -181,8 +183,7 @@ pub struct Log {
     /// The next file is being made.
     creating: bool,
     creating_survivors: bool,
-    /// A dead segment of the usual size, kept to become the next file.
-    spare: Option<u32>,
+    spares: Spares,
     free_disk_bytes: u64,
     /// A file could not be made or written for want of space.
     full: bool,
@@ -260,7 +261,7 @@ impl Log {
             first: number + 1,
             creating: false,
             creating_survivors: false,
-            spare: None,
+            spares: Spares::default(),
             free_disk_bytes: u64::MAX,
             full: false,
             adopted_losses: 0,
@@ -371,7 +372,8 @@ impl Log {
     /// When [`Log::submit`] should be called though nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.main.mark_due()
+        let mark = self.main.mark_due();
+        mark.into_iter().chain(self.spares.deadline()).min()
     }
 
     /// The bodies as the machine of `shard` sees them.

@@ -13,6 +13,9 @@ use crate::log::checkpoints::Progress;
 use crate::log::disk::{Completion, Data, DiskError, FileName, Op, Token};
 use crate::log::{Error, Event, Job, Log};
 
+/// A disk with room for so many segments can do without those that may be used again.
+const ROOMY_SEGMENTS: u64 = 32;
+
 impl Log {
     pub(super) fn token(last: &mut u64) -> Token {
         *last += 1;
@@ -22,7 +25,7 @@ impl Log {
     /// Hands out what the disk should do: at the end of every step, and at [`Log::deadline`].
     pub fn submit(&mut self, now: Instant, ops: &mut Vec<Op>) {
         self.store.young.trim(self.main.written());
-        self.make_file(ops);
+        self.make_file(now, ops);
         let token = Self::token(&mut self.last_token);
         if let Some(op) = self.main.submit(now, token) {
             self.hand_out(Job::Log, op, ops);
@@ -33,14 +36,14 @@ impl Log {
         if let Some(op) = self.survivors.submit(now, token) {
             self.hand_out(Job::Survivors, op, ops);
         }
-        self.drop_dead(ops);
+        self.drop_dead(now, ops);
         self.look_for_checkpoint();
         self.submit_checkpoint(ops);
         self.submit_checkpoint_reads(ops);
         self.submit_reads(ops);
     }
 
-    fn make_file(&mut self, ops: &mut Vec<Op>) {
+    fn make_file(&mut self, now: Instant, ops: &mut Vec<Op>) {
         if self.creating {
             return;
         }
@@ -50,7 +53,9 @@ impl Log {
         let zeroed = self.main.zeroed_bytes(number);
         let usual = zeroed <= u64::from(self.options.segment_bytes);
         let file = FileName::Segment(SegmentId(number));
-        let op = match self.spare.take_if(|_| usual) {
+        self.spares.wanted(now);
+        let spare = if usual { self.spares.take() } else { None };
+        let op = match spare {
             Some(spare) => Op::Rename {
                 from: FileName::Segment(SegmentId(spare)),
                 to: file,
@@ -97,7 +102,7 @@ impl Log {
         ops.push(op);
     }
 
-    fn drop_dead(&mut self, ops: &mut Vec<Op>) {
+    fn drop_dead(&mut self, now: Instant, ops: &mut Vec<Op>) {
         if self.store.segments.take_changed() {
             self.copies.look = true;
             self.looking = true;
@@ -105,12 +110,16 @@ impl Log {
             for (number, used) in self.store.segments.take_dead(covers) {
                 self.store.extents.forget(SegmentId(number));
                 let usual = number >= self.first && used <= self.options.segment_bytes;
-                if usual && self.spare.is_none() {
-                    self.spare = Some(number);
+                if usual {
+                    self.spares.add(number);
                 } else {
                     self.remove(FileName::Segment(SegmentId(number)), ops);
                 }
             }
+        }
+        let roomy = self.free_disk_bytes / ROOMY_SEGMENTS > u64::from(self.options.segment_bytes);
+        while let Some(number) = self.spares.surplus(now, roomy) {
+            self.remove(FileName::Segment(SegmentId(number)), ops);
         }
         if self.store.survivors.take_changed() {
             self.copies.look = true;

@@ -165,8 +165,8 @@ impl Recovery {
                 return Err(corrupt(file, 0, "its head is damaged"));
             }
             let usual = len == u64::from(self.log.options.segment_bytes);
-            if usual && self.log.spare.is_none() {
-                self.log.spare = Some(number);
+            if usual && self.log.spares.is_empty() {
+                self.log.spares.add(number);
                 self.log.main.widen();
                 self.log.first = self.log.main.tail().number();
             } else {

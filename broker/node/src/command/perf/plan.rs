@@ -152,7 +152,7 @@ impl Plan {
             ),
             (
                 self.streams() > STREAMS_MAX,
-                "too many producers times queues (8388608)",
+                "too many producers times queues (16777216)",
             ),
         ];
         rules
@@ -301,7 +301,7 @@ mod tests {
             ("--check --size 8", "--size"),
             ("--check --reconnect", "--confirm"),
             ("--producers 0 --consumers 0", "nothing to do"),
-            ("--random --producers 9 --queues 1000000", "too many"),
+            ("--random --producers 17 --queues 1000000", "too many"),
         ] {
             let error = plan(Load::Throughput, line).expect_err(line);
             assert!(error.contains(word), "{line}: {error}");

@@ -6,10 +6,10 @@
 /// Streams that the stamps can tell apart.
 pub(super) const STREAMS_MAX: u64 = 1 << STREAM_BITS;
 
-const STREAM_BITS: u32 = 23;
-const SEQUENCE_BITS: u32 = 40;
+const STREAM_BITS: u32 = 24;
+const SEQUENCE_BITS: u32 = 39;
 
-/// On the wire, big-endian: 1 bit `resent`, 23 bits `stream`, 40 bits `sequence`; 64 bits `due_ns`.
+/// On the wire, big-endian: 1 bit `resent`, 24 bits `stream`, 39 bits `sequence`; 64 bits `due_ns`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Sent before, on a connection that was lost before the broker confirmed it.

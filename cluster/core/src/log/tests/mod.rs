@@ -230,6 +230,25 @@ fn consumed_messages_leave_nothing() {
         model.settle();
     }
     assert!(model.log.status().segments <= 4, "{:?}", model.log.status());
+    // Dead segments become the next files, until none are wanted any more.
+    assert!(model.disk.used_bytes() > 8 * (32 << 10));
+    while let Some(due) = model.log.deadline() {
+        model.now = due;
+        model.settle();
+    }
+    assert!(model.disk.used_bytes() < 8 * (32 << 10));
+}
+
+#[test]
+fn dead_segments_are_not_kept_where_the_disk_is_almost_full() {
+    let mut model = Model::new(12, 1, small());
+    model.log.set_free_disk(20 * (32 << 10));
+    for id in 1..=200 {
+        model.append(0, &[publish(1, id, 1500), settle(1, id)]);
+        model.settle();
+    }
+    model.checkpoint_shard(ShardId(1));
+    model.settle();
     assert!(model.disk.used_bytes() < 8 * (32 << 10));
 }
 
