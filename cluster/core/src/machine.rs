@@ -42,6 +42,9 @@ pub trait Bodies {
     /// Asks for bytes that `get` did not have; the lane reads ahead from there and then calls
     /// [`Machine::resume`] with `key`. Asking twice before that is harmless.
     fn want(&mut self, key: u64, place: Place, len: u32);
+    /// What will be wanted after what was just wanted under `key`, in that order: read along as
+    /// far as it pays. Without it, what lies behind the place is read ahead, whoever's it is.
+    fn want_next(&mut self, _key: u64, _next: &mut dyn Iterator<Item = (Place, u32)>) {}
     /// The machine now refers to these bytes.
     fn retain(&mut self, key: u64, id: u64, place: Place, len: u32);
     /// The machine refers to them no more.

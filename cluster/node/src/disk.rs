@@ -117,6 +117,10 @@ impl Files {
             file.write_all_at(piece, offset)?;
             offset += piece.len() as u64;
         }
+        if matches!(name, FileName::CheckpointPart { .. }) {
+            // Of no worth before it is whole, synced and renamed.
+            return Ok(());
+        }
         file.sync_all()?;
         self.sync_directory()
     }

@@ -192,6 +192,14 @@ pub(super) const CLUSTER_LOADS: &[Load] = &[
         figures: &[rate(10.0), per_cpu(100e3)],
     },
     Load {
+        name: "the same, consumers on other nodes than the leader",
+        perf: "throughput --producers 10 --consumers 10 --queues 10 --durable --persistent \
+               --confirm 1000 --ack multiple:100 --prefetch 1000 --warmup 3 --time 10 \
+               --consume-elsewhere",
+        rabbitmq: Some("--queue-arg x-queue-type=quorum"),
+        figures: &[rate(7.0)],
+    },
+    Load {
         name: "1k messages/s, durable, confirms",
         perf: "latency --rate 1000 --durable --persistent --confirm 1000 --ack multiple:100 \
                --prefetch 1000 --warmup 2 --time 10",

@@ -332,6 +332,11 @@ impl Delivery {
         }
         let Some(bytes) = context.bodies.get(message.place, message.len) else {
             context.bodies.want(queue.id.0, message.place, message.len);
+            if !returned {
+                let next = queue.messages.range(id + 1..=u64::MAX);
+                let mut next = next.map(|(_, message)| (message.place, message.len));
+                context.bodies.want_next(queue.id.0, &mut next);
+            }
             self.suspended = true;
             return Next::Later;
         };

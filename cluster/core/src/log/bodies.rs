@@ -59,6 +59,13 @@ impl machine::Bodies for View<'_> {
         }
     }
 
+    fn want_next(&mut self, key: u64, next: &mut dyn Iterator<Item = (Place, u32)>) {
+        let Store { young, extents, .. } = &mut *self.store;
+        // Young bodies are in memory, and the next ones of the queue are younger still.
+        let old = |(place, _): &(Place, u32)| place.segment.is_survivor() || !young.reaches(*place);
+        extents.want_next(self.shard, key, &mut next.take_while(old));
+    }
+
     fn retain(&mut self, key: u64, id: u64, place: Place, len: u32) {
         if place.segment == SegmentId::NOWHERE {
             return;

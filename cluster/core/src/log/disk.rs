@@ -4,7 +4,8 @@
 //! - every operation is answered exactly once, with its token, in any order;
 //! - an operation that depends on another is handed out only after the other's completion;
 //! - `Create`, `Rename` and `Remove` complete after their directory is synced, a `Write` that says
-//!   `sync` after its file's data is;
+//!   `sync` after its file's data is; the file of a checkpoint that is being written may be gone
+//!   after a power cut until it is renamed;
 //! - a failed operation is never tried again by the driver.
 
 use std::fmt;
@@ -80,7 +81,7 @@ pub struct Token(pub u64);
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Makes the file (an old one of that name goes), writes `zeroed` bytes of zeros, syncs it
-    /// and its directory.
+    /// and its directory (not those of a checkpoint that is being written).
     Create {
         file: FileName,
         zeroed: u64,

@@ -482,17 +482,19 @@ impl Log {
     fn due(&self) -> Option<ShardId> {
         let covers = &self.checkpoints.covers;
         let spared = self.options.segments_target;
-        let pinning = self.store.segments.pinning(spared, covers);
+        // What is being written need not be written again.
+        let writing = self.checkpoints.shard();
+        let may = |shard| writing != Some(shard) && !self.held.contains_key(&shard);
         // One begun since the tail came here covers all that can be covered now.
-        let helps = |shard: &ShardId| {
-            let begun = covers.get(shard).map_or(0, |cover| cover.begun.number());
-            begun < self.main.tail().number() && !self.held.contains_key(shard)
+        let helps = |shard: ShardId| {
+            let begun = covers.get(&shard).map_or(0, |cover| cover.begun.number());
+            begun < self.main.tail().number() && may(shard)
         };
-        pinning.filter(helps).or_else(|| {
+        let pinning = self.store.segments.pinning(spared, covers, helps);
+        pinning.or_else(|| {
             let due = |(shard, bytes): &(&ShardId, &u64)| {
                 let twice = 2 * self.checkpoints.bytes(**shard);
-                let held = self.held.contains_key(shard);
-                !held && **bytes > self.options.checkpoint_bytes.max(twice)
+                may(**shard) && **bytes > self.options.checkpoint_bytes.max(twice)
             };
             self.appended.iter().find(due).map(|(shard, _)| *shard)
         })

@@ -125,13 +125,18 @@ impl Segment {
         &mut self.shards[at]
     }
 
-    fn pinned_by(&self, covers: &BTreeMap<ShardId, Cover>) -> Option<ShardId> {
+    /// The shards whose checkpoints do not cover what they have here.
+    fn pinned_by(&self, covers: &BTreeMap<ShardId, Cover>) -> impl Iterator<Item = ShardId> {
         let uncovered = |pin: &&Pin| {
             let cover = covers.get(&pin.shard).copied().unwrap_or_default();
             let state_uncovered = pin.state != Position::default() && pin.state >= cover.begun;
             !cover.covers(pin.index, pin.term) || state_uncovered
         };
-        self.shards.iter().find(uncovered).map(|pin| pin.shard)
+        self.shards.iter().filter(uncovered).map(|pin| pin.shard)
+    }
+
+    fn is_pinned(&self, covers: &BTreeMap<ShardId, Cover>) -> bool {
+        self.pinned_by(covers).next().is_some()
     }
 }
 
@@ -275,7 +280,7 @@ impl Segments {
     pub(super) fn take_dead(&mut self, covers: &BTreeMap<ShardId, Cover>) -> Vec<(u32, u32)> {
         let mut dead = Vec::new();
         for (at, segment) in self.table.iter_mut().enumerate() {
-            let needed = segment.live_count > 0 || segment.pinned_by(covers).is_some();
+            let needed = segment.live_count > 0 || segment.is_pinned(covers);
             if segment.state == State::Sealed && !needed {
                 dead.push((self.first + at as u32, segment.used));
                 *segment = Segment::new(State::Gone, 0);
@@ -302,22 +307,25 @@ impl Segments {
         numbered.map(|(number, _)| number).collect()
     }
 
-    /// The shard to write a checkpoint of, so that an old segment with little in it can go.
+    /// The shard to write a checkpoint of, of those that `may`, so that an old segment with
+    /// little in it can go.
     pub(super) fn pinning(
         &self,
         spared: usize,
         covers: &BTreeMap<ShardId, Cover>,
+        may: impl Fn(ShardId) -> bool,
     ) -> Option<ShardId> {
         self.old(spared)
             .filter(|(_, segment)| segment.is_sparse())
-            .find_map(|(_, segment)| segment.pinned_by(covers))
+            .flat_map(|(_, segment)| segment.pinned_by(covers))
+            .find(|shard| may(*shard))
     }
 
     /// An old sealed segment that only a few live bodies keep.
     pub(super) fn victim(&self, spared: usize, covers: &BTreeMap<ShardId, Cover>) -> Option<u32> {
         self.old(spared)
             .filter(|(_, segment)| segment.is_sparse() && segment.live_count > 0 && !segment.stuck)
-            .find(|(_, segment)| segment.pinned_by(covers).is_none())
+            .find(|(_, segment)| !segment.is_pinned(covers))
             .map(|(number, _)| number)
     }
 
@@ -373,7 +381,7 @@ impl Segments {
     /// The oldest segment that holds something the covers do not.
     pub(super) fn first_pinned(&self, covers: &BTreeMap<ShardId, Cover>) -> Option<u32> {
         let mut numbered = (self.first..).zip(&self.table);
-        let pinned = numbered.find(|(_, segment)| segment.pinned_by(covers).is_some());
+        let pinned = numbered.find(|(_, segment)| segment.is_pinned(covers));
         pinned.map(|(number, _)| number)
     }
 

@@ -159,6 +159,9 @@ impl SimDisk {
         }
         let names: Vec<FileName> = self.files.keys().copied().collect();
         for name in names {
+            if matches!(name, FileName::CheckpointPart { .. }) && self.below(2) == 0 {
+                self.files.remove(&name);
+            }
             self.tear(name);
         }
     }

@@ -84,6 +84,12 @@ impl Young {
         }
     }
 
+    /// Whether the place is no older than all that is kept.
+    pub(super) fn reaches(&self, place: Place) -> bool {
+        let at = Position::new(place.segment.number(), place.offset);
+        self.entries.front().is_some_and(|entry| entry.start <= at)
+    }
+
     pub(super) fn get(&mut self, place: Place, len: u32) -> Option<Bytes> {
         let from = Position::new(place.segment.number(), place.offset);
         for index in [self.hint, self.hint + 1] {

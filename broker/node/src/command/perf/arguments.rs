@@ -85,6 +85,9 @@ pub(super) struct Traffic {
     /// Each producer publishes to all queues, in random order.
     #[arg(long)]
     pub(super) random: bool,
+    /// Consumers use all brokers but the first, which declares the queues and so leads them.
+    #[arg(long)]
+    pub(super) consume_elsewhere: bool,
     /// How long to publish, warm-up not counted [default: 10, without --messages].
     #[arg(long, value_name = "SECS", value_parser = time)]
     pub(super) time: Option<Duration>,

@@ -142,7 +142,7 @@ impl Consumer {
     /// Connects and asks for the messages of its queues.
     async fn subscribe(&mut self, turn: u32) -> Result<Connection> {
         let plan = &self.context.plan;
-        let mut connection = self.context.connect(turn).await?;
+        let mut connection = self.context.connect(plan.consumer_uri(turn)).await?;
         if plan.prefetch > 0 {
             let qos = BasicQos {
                 prefetch_size: 0,

@@ -11,6 +11,7 @@ use super::client::{Connection, Options};
 use super::clock::Clock;
 use super::gauge::Gauge;
 use super::plan::Plan;
+use super::uri::Uri;
 
 /// The channel that each worker opens on its connection.
 pub(super) const CHANNEL: u16 = 1;
@@ -90,12 +91,12 @@ impl Context {
         self.measured_from_ns.store(time_ns, Ordering::Relaxed);
     }
 
-    /// A connection with its channel open; `turn` chooses among the URIs.
+    /// A connection with its channel open.
     ///
     /// # Errors
     /// When the broker cannot be reached or refuses.
-    pub(super) async fn connect(&self, turn: u32) -> Result<Connection> {
-        let mut connection = Connection::open(self.plan.uri(turn), Options::LOAD).await?;
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<Connection> {
+        let mut connection = Connection::open(uri, Options::LOAD).await?;
         connection.open_channel(CHANNEL).await?;
         Ok(connection)
     }

@@ -19,6 +19,7 @@ pub(super) struct Plan {
     pub(super) consumers: u32,
     pub(super) queues: u32,
     pub(super) random: bool,
+    pub(super) consume_elsewhere: bool,
     pub(super) size: usize,
     pub(super) rate: Option<f64>,
     pub(super) confirm: Option<usize>,
@@ -90,6 +91,7 @@ impl Plan {
             consumers: flags.consumers.unwrap_or(consumers),
             queues,
             random: flags.random,
+            consume_elsewhere: flags.consume_elsewhere,
             size: flags.size,
             rate: flags.rate.or_else(|| latency.then_some(RATE_OF_LATENCY)),
             confirm: flags.confirm,
@@ -151,6 +153,10 @@ impl Plan {
                 "there is nothing to do",
             ),
             (
+                self.consume_elsewhere && self.uris.len() < 2,
+                "--consume-elsewhere needs a second --uri",
+            ),
+            (
                 self.streams() > STREAMS_MAX,
                 "too many producers times queues (16777216)",
             ),
@@ -162,6 +168,12 @@ impl Plan {
 
     pub(super) fn uri(&self, connection: u32) -> &Uri {
         &self.uris[connection as usize % self.uris.len()]
+    }
+
+    pub(super) fn consumer_uri(&self, connection: u32) -> &Uri {
+        let first = usize::from(self.consume_elsewhere);
+        let uris = &self.uris[first..];
+        &uris[connection as usize % uris.len()]
     }
 
     pub(super) fn queue_name(&self, queue: u32) -> String {
@@ -325,6 +337,21 @@ mod tests {
         assert_eq!(fewer_queues.first_stream(2), 2);
         let random = of("--random --producers 3 --queues 4");
         assert_eq!((targets(&random, 2).len(), random.first_stream(2)), (4, 8));
+    }
+
+    #[test]
+    fn consumers_may_keep_off_the_first_broker() {
+        let three = "--uri amqp://127.0.0.1:1,amqp://127.0.0.1:2,amqp://127.0.0.1:3";
+        let elsewhere = plan(Load::Throughput, &format!("{three} --consume-elsewhere"));
+        let elsewhere = elsewhere.expect("a plan");
+        let port = |uri: &Uri| uri.address.port();
+        assert_eq!([0, 1, 2].map(|at| port(elsewhere.uri(at))), [1, 2, 3]);
+        assert_eq!(
+            [0, 1, 2].map(|at| port(elsewhere.consumer_uri(at))),
+            [2, 3, 2]
+        );
+        let one = plan(Load::Throughput, "--consume-elsewhere").expect_err("one broker");
+        assert!(one.contains("second --uri"), "{one}");
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Publisher {
 
     async fn connect(&self, turn: u32) -> Result<(Connection, Batch)> {
         let plan = &self.context.plan;
-        let mut connection = self.context.connect(turn).await?;
+        let mut connection = self.context.connect(plan.uri(turn)).await?;
         if plan.confirm.is_some() {
             let select = Method::ConfirmSelect(ConfirmSelect { nowait: false });
             connection.call(CHANNEL, &select).await?;
