@@ -91,6 +91,18 @@ impl Batch {
         self.commands += 1;
     }
 
+    /// Appends the commands of another.
+    pub fn append(&mut self, other: &Self) {
+        if other.is_empty() {
+            return;
+        }
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER_BYTES, 0);
+        }
+        self.bytes.extend_from_slice(&other.bytes[HEADER_BYTES..]);
+        self.commands += other.commands;
+    }
+
     /// How many commands it holds.
     #[must_use]
     pub fn commands(&self) -> u32 {
@@ -186,6 +198,11 @@ mod tests {
         batch.push(|out| out.extend_from_slice(b"abc"));
         batch.push(|out| out.extend_from_slice(b"d"));
         assert_eq!((batch.commands(), batch.len()), (2, 4));
+        let (mut both, empty) = (Batch::default(), Batch::default());
+        both.append(&batch);
+        both.append(&empty);
+        both.append(&batch);
+        assert_eq!((both.commands(), both.len()), (4, 8));
         let header = Header {
             kind: Kind::Numbered,
             commands: 0,

@@ -8,6 +8,7 @@
 //! Always holds:
 //! - numbers ascend without gaps, and what is unpaid is in the order of its numbers;
 //! - a ticket is given back once, with its outcome;
+//! - small batches that wait go into one entry, and share its outcome (where that is allowed);
 //! - `bytes` is the sum of what waits and what is unpaid, and stays within its limit.
 
 use std::collections::VecDeque;
@@ -20,6 +21,13 @@ use crate::ids::{Instant, Life, NodeId, Now, OriginId, Seq, Time};
 /// Batches that may wait for their outcome: half of what a shard remembers.
 const UNPAID_MAX: usize = crate::origins::UNPAID_MAX / 2;
 
+/// Beyond so many entries on their way, batches wait for others, until they come to so many bytes:
+/// what an entry costs on all nodes is more than what a small message does.
+const ON_THEIR_WAY: usize = 2;
+const COMPANY_BYTES: usize = 32 << 10;
+/// Batches are not copied into a larger entry than this.
+const MERGED_BYTES_MAX: usize = 64 << 10;
+
 /// How a stream behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -30,6 +38,33 @@ pub struct Options {
     pub unpaid_bytes_limit: usize,
     /// Milliseconds after which a batch without an outcome is sent again; doubled each time.
     pub resend_after_millis: u64,
+    /// Batches may share an entry. Not so where each is looked at by itself.
+    pub merges: bool,
+}
+
+/// Who waits for an entry.
+#[derive(Debug)]
+pub struct Tickets<T> {
+    first: T,
+    more: Vec<T>,
+}
+
+impl<T> Tickets<T> {
+    pub(crate) fn one(first: T) -> Self {
+        Self {
+            first,
+            more: Vec::new(),
+        }
+    }
+}
+
+impl<T> IntoIterator for Tickets<T> {
+    type Item = T;
+    type IntoIter = std::iter::Chain<std::iter::Once<T>, std::vec::IntoIter<T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        std::iter::once(self.first).chain(self.more)
+    }
 }
 
 /// One stream. `T` names who waits for a batch.
@@ -37,8 +72,9 @@ pub struct Options {
 pub struct Origin<T> {
     options: Options,
     state: State,
-    /// Not numbered yet: the origin is not open.
+    /// Not numbered yet: the origin is not open, or they wait for others.
     waiting: VecDeque<(Batch, T)>,
+    waiting_bytes: usize,
     unpaid: VecDeque<Unpaid<T>>,
     /// How many of `unpaid` are on their way, and how many bytes those are.
     sent: usize,
@@ -59,7 +95,7 @@ pub struct Origin<T> {
 #[derive(Debug)]
 struct Unpaid<T> {
     entry: Bytes,
-    ticket: T,
+    tickets: Tickets<T>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +114,7 @@ impl<T: Copy> Origin<T> {
             options,
             state: State::Closed,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             unpaid: VecDeque::new(),
             sent: 0,
             sent_bytes: 0,
@@ -102,15 +139,19 @@ impl<T: Copy> Origin<T> {
             return false;
         }
         self.bytes += bytes;
-        if let State::Open(origin) = self.state {
-            self.number(origin, batch, ticket, time);
-        } else {
-            self.waiting.push_back((batch, ticket));
+        match self.state {
+            State::Open(origin) if !self.options.merges => {
+                self.number(origin, batch, Tickets::one(ticket), time);
+            }
+            _ => {
+                self.waiting_bytes += bytes;
+                self.waiting.push_back((batch, ticket));
+            }
         }
         true
     }
 
-    fn number(&mut self, origin: OriginId, batch: Batch, ticket: T, time: Time) {
+    fn number(&mut self, origin: OriginId, batch: Batch, tickets: Tickets<T>, time: Time) {
         let entry = batch.seal(Header {
             kind: Kind::Numbered,
             commands: 0,
@@ -119,12 +160,35 @@ impl<T: Copy> Origin<T> {
             paid: self.first,
             time,
         });
-        self.unpaid.push_back(Unpaid { entry, ticket });
+        self.unpaid.push_back(Unpaid { entry, tickets });
+    }
+
+    /// Numbers what waits, as far as it goes into one entry.
+    fn number_waiting(&mut self, origin: OriginId, time: Time) {
+        let merges = self.options.merges;
+        if merges && self.sent >= ON_THEIR_WAY && self.waiting_bytes < COMPANY_BYTES {
+            return;
+        }
+        let Some((mut batch, first)) = self.waiting.pop_front() else {
+            return;
+        };
+        self.waiting_bytes -= batch.len() + HEADER_BYTES;
+        let mut tickets = Tickets::one(first);
+        while let Some((next, ticket)) = self
+            .waiting
+            .pop_front_if(|(next, _)| merges && batch.len() + next.len() <= MERGED_BYTES_MAX)
+        {
+            self.waiting_bytes -= next.len() + HEADER_BYTES;
+            self.bytes -= HEADER_BYTES;
+            batch.append(&next);
+            tickets.more.push(ticket);
+        }
+        self.number(origin, batch, tickets, time);
     }
 
     /// The next entry for the leader, if there is one; it counts as sent. Beyond `window` bytes on
-    /// their way there is none.
-    pub fn next_entry(&mut self, now: Now, window: usize) -> Option<Bytes> {
+    /// their way there is none. `time`: of an entry that is made now.
+    pub fn next_entry(&mut self, now: Now, time: Time, window: usize) -> Option<Bytes> {
         match self.state {
             State::Closed if self.waiting.is_empty() && !self.wanted => None,
             State::Closed => {
@@ -133,7 +197,10 @@ impl<T: Copy> Origin<T> {
                 Some(self.opening(now.wall))
             }
             State::Opening => None,
-            State::Open(_) => {
+            State::Open(origin) => {
+                if self.sent == self.unpaid.len() {
+                    self.number_waiting(origin, time);
+                }
                 let entry = self.unpaid.get(self.sent)?.entry.clone();
                 if self.sent == 0 {
                     self.sent_at = now.mono;
@@ -169,13 +236,13 @@ impl<T: Copy> Origin<T> {
         self.first = Seq(1);
         (self.sent, self.sent_bytes) = (0, 0);
         self.resends = 0;
-        for (batch, ticket) in std::mem::take(&mut self.waiting) {
-            self.number(origin, batch, ticket, time);
+        while !self.options.merges && !self.waiting.is_empty() {
+            self.number_waiting(origin, time);
         }
     }
 
-    /// The outcome of `seq` of `origin` is known: whose batch it was, unless that was told.
-    pub fn outcome(&mut self, origin: OriginId, seq: Seq, now: Now) -> Option<T> {
+    /// The outcome of `seq` of `origin` is known: whose batches those were, unless that was told.
+    pub fn outcome(&mut self, origin: OriginId, seq: Seq, now: Now) -> Option<Tickets<T>> {
         if self.state != State::Open(origin) || seq != self.first {
             return None;
         }
@@ -188,7 +255,7 @@ impl<T: Copy> Origin<T> {
         self.bytes -= paid.entry.len();
         self.sent_at = now.mono;
         self.resends = 0;
-        Some(paid.ticket)
+        Some(paid.tickets)
     }
 
     /// Numbers of `origin` were missing when a later one arrived: if it is ours, all that is
@@ -211,15 +278,15 @@ impl<T: Copy> Origin<T> {
         self.closed = origin;
         let unpaid = std::mem::take(&mut self.unpaid);
         self.bytes -= unpaid.iter().map(|it| it.entry.len()).sum::<usize>();
-        unpaid.into_iter().map(|it| it.ticket).collect()
+        unpaid.into_iter().flat_map(|it| it.tickets).collect()
     }
 
     /// Whoever has the shard is gone, with all that it had: gives those who wait, in order.
     pub fn abandon(&mut self) -> Vec<T> {
-        self.bytes = 0;
+        (self.bytes, self.waiting_bytes) = (0, 0);
         let unpaid = std::mem::take(&mut self.unpaid).into_iter();
         let waiting = std::mem::take(&mut self.waiting).into_iter();
-        let unpaid = unpaid.map(|it| it.ticket);
+        let unpaid = unpaid.flat_map(|it| it.tickets);
         unpaid.chain(waiting.map(|(_, ticket)| ticket)).collect()
     }
 
@@ -290,6 +357,7 @@ mod tests {
             life: Life(5),
             unpaid_bytes_limit: 200,
             resend_after_millis: 100,
+            merges: false,
         })
     }
 
@@ -306,8 +374,12 @@ mod tests {
         batch
     }
 
+    fn paid(tickets: Option<Tickets<u32>>) -> Option<Vec<u32>> {
+        tickets.map(|tickets| tickets.into_iter().collect())
+    }
+
     fn sent(origin: &mut Origin<u32>, now: Now) -> Vec<(Kind, u64, u64, u64)> {
-        let entries = std::iter::from_fn(|| origin.next_entry(now, usize::MAX));
+        let entries = std::iter::from_fn(|| origin.next_entry(now, now.wall, usize::MAX));
         let header = |entry: Bytes| Header::decode(&entry).expect("sealed");
         let short = |it: Header| (it.kind, it.origin.0, it.seq.0, it.paid.0);
         entries.map(header).map(short).collect()
@@ -324,9 +396,15 @@ mod tests {
         origin.opened(OriginId(7), Life(5), Time(0));
         let both = [(Kind::Numbered, 7, 1, 1), (Kind::Numbered, 7, 2, 1)];
         assert_eq!(sent(&mut origin, at(0)), both);
-        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), Some(1));
-        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), None);
-        assert_eq!(origin.outcome(OriginId(7), Seq(2), at(1)), Some(2));
+        assert_eq!(
+            paid(origin.outcome(OriginId(7), Seq(1), at(1))),
+            Some(vec![1])
+        );
+        assert_eq!(paid(origin.outcome(OriginId(7), Seq(1), at(1))), None);
+        assert_eq!(
+            paid(origin.outcome(OriginId(7), Seq(2), at(1))),
+            Some(vec![2])
+        );
         assert_eq!(origin.bytes(), 0);
         assert!(origin.push(batch(b"c"), 3, Time(0)));
         assert_eq!(sent(&mut origin, at(2)), [(Kind::Numbered, 7, 3, 3)]);
@@ -358,10 +436,13 @@ mod tests {
         assert!(origin.push(batch(b"b"), 2, Time(0)));
         sent(&mut origin, at(0));
         origin.opened(OriginId(7), Life(5), Time(0));
-        assert!(origin.next_entry(at(0), 1).is_some());
-        assert_eq!(origin.next_entry(at(0), 1), None);
-        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(1)), Some(1));
-        assert!(origin.next_entry(at(1), 1).is_some());
+        assert!(origin.next_entry(at(0), Time(0), 1).is_some());
+        assert_eq!(origin.next_entry(at(0), Time(0), 1), None);
+        assert_eq!(
+            paid(origin.outcome(OriginId(7), Seq(1), at(1))),
+            Some(vec![1])
+        );
+        assert!(origin.next_entry(at(1), Time(0), 1).is_some());
     }
 
     #[test]
@@ -381,8 +462,51 @@ mod tests {
         origin.opened(OriginId(8), Life(5), Time(0));
         assert_eq!(sent(&mut origin, at(2)), [(Kind::Numbered, 8, 1, 1)]);
         origin.opened(OriginId(9), Life(5), Time(0));
-        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(3)), None);
-        assert_eq!(origin.outcome(OriginId(8), Seq(1), at(3)), Some(2));
+        assert_eq!(paid(origin.outcome(OriginId(7), Seq(1), at(3))), None);
+        assert_eq!(
+            paid(origin.outcome(OriginId(8), Seq(1), at(3))),
+            Some(vec![2])
+        );
+    }
+
+    #[test]
+    fn small_batches_that_wait_share_an_entry_and_its_outcome() {
+        let mut origin = origin();
+        (origin.options.merges, origin.options.unpaid_bytes_limit) = (true, 1 << 20);
+        let push = |origin: &mut Origin<u32>, ticket, bytes| {
+            assert!(origin.push(batch(&vec![0; bytes]), ticket, Time(0)));
+        };
+        push(&mut origin, 1, 10);
+        push(&mut origin, 2, 10);
+        sent(&mut origin, at(0));
+        origin.opened(OriginId(7), Life(5), Time(0));
+        let entry = |seq| (Kind::Numbered, 7, seq, 1);
+        assert_eq!(sent(&mut origin, at(0)), [entry(1)]);
+        assert_eq!(origin.bytes(), 20 + HEADER_BYTES);
+        push(&mut origin, 3, 10);
+        assert_eq!(sent(&mut origin, at(0)), [entry(2)]);
+        // With two on their way the rest waits for company, and large ones come alone.
+        push(&mut origin, 4, 10);
+        push(&mut origin, 5, 10);
+        assert_eq!(sent(&mut origin, at(0)), []);
+        push(&mut origin, 6, 65_530);
+        push(&mut origin, 7, 10);
+        assert_eq!(sent(&mut origin, at(0)), [entry(3), entry(4)]);
+        assert_eq!(sent(&mut origin, at(0)), []);
+        // What is sent again is what was sent.
+        origin.lost();
+        let again = [entry(1), entry(2), entry(3), entry(4)];
+        assert_eq!(sent(&mut origin, at(0)), again);
+        for (seq, tickets) in [(1, vec![1, 2]), (2, vec![3]), (3, vec![4, 5])] {
+            let outcome = origin.outcome(OriginId(7), Seq(seq), at(1));
+            assert_eq!(paid(outcome), Some(tickets));
+        }
+        assert_eq!(sent(&mut origin, at(1)), [(Kind::Numbered, 7, 5, 4)]);
+        let outcome = origin.outcome(OriginId(7), Seq(4), at(1));
+        assert_eq!(paid(outcome), Some(vec![6]));
+        push(&mut origin, 8, 10);
+        assert_eq!(origin.abandon(), [7, 8]);
+        assert_eq!((origin.bytes(), origin.waiting_bytes), (0, 0));
     }
 
     #[test]
@@ -392,7 +516,10 @@ mod tests {
         assert!(!origin.push(batch(b"b"), 2, Time(0)));
         sent(&mut origin, at(0));
         origin.opened(OriginId(7), Life(5), Time(0));
-        assert_eq!(origin.outcome(OriginId(7), Seq(1), at(0)), Some(1));
+        assert_eq!(
+            paid(origin.outcome(OriginId(7), Seq(1), at(0))),
+            Some(vec![1])
+        );
         assert!(origin.push(batch(b"b"), 2, Time(0)));
     }
 }

@@ -23,7 +23,7 @@ use crate::ids::{Term, Time};
 use crate::link::{Mail, Parcel};
 use crate::log::View;
 use crate::machine::{CheckpointWriter, Context, Machine, Malformed};
-use crate::origin::Origin;
+use crate::origin::{Origin, Tickets};
 use crate::rows::Version;
 
 use desk::{Booth, Guests};
@@ -216,9 +216,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             return false;
         }
         let mut any = self.propose_urgent(now);
+        let time = self.next_time(now);
         while self.acts()
             && self.consensus.takes_proposals()
-            && let Some(entry) = self.origin.next_entry(now, usize::MAX)
+            && let Some(entry) = self.origin.next_entry(now, time, usize::MAX)
         {
             any |= self.propose(entry);
         }
@@ -316,8 +317,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             .map_or_else(Place::default, |it| it.place)
     }
 
-    /// Applies a committed entry. Gives the ticket and outcome when it settles a batch of this
-    /// node.
+    /// Applies a committed entry. Gives tickets and outcome when it settles batches of this node.
     ///
     /// # Errors
     /// An entry that this build cannot read: the replica stops.
@@ -325,7 +325,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         &mut self,
         entry: &Entry,
         turn: &mut Turn<'_, M::Effect>,
-    ) -> Result<Option<(T, Outcome)>, Malformed> {
+    ) -> Result<Option<(Tickets<T>, Outcome)>, Malformed> {
         let appended = self
             .appended
             .pop_front()
@@ -375,7 +375,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         applied: Applied,
         entry: &Entry,
         turn: &mut Turn<'_, M::Effect>,
-    ) -> Option<(T, Outcome)> {
+    ) -> Option<(Tickets<T>, Outcome)> {
         match applied {
             Applied::First => {
                 self.lead(entry.term, turn);
@@ -441,13 +441,13 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
-    fn ticket(&mut self, index: Index) -> Option<(T, Outcome)> {
+    fn ticket(&mut self, index: Index) -> Option<(Tickets<T>, Outcome)> {
         let (waits, ticket) = *self.tickets.front()?;
         if waits != index {
             return None;
         }
         self.tickets.pop_front();
-        Some((ticket, Outcome::Stored))
+        Some((Tickets::one(ticket), Outcome::Stored))
     }
 
     fn outcome(
@@ -456,9 +456,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         seq: Seq,
         outcome: Outcome,
         now: Now,
-    ) -> Option<(T, Outcome)> {
-        let ticket = self.origin.outcome(origin, seq, now)?;
-        Some((ticket, outcome))
+    ) -> Option<(Tickets<T>, Outcome)> {
+        let tickets = self.origin.outcome(origin, seq, now)?;
+        Some((tickets, outcome))
     }
 
     /// Tells the machine when consensus has lost the lead. True when that happened.

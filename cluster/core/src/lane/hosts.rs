@@ -76,6 +76,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 life,
                 unpaid_bytes_limit: options.unpaid_bytes_limit,
                 resend_after_millis: options.resend_after_millis,
+                merges: true,
             });
             Replica::new(state, Consensus::vacant(), origin)
         })

@@ -288,7 +288,7 @@ impl<M: Machine> Shard<M> {
     fn into_replica<T: Copy>(self, options: &Options) -> Result<Replica<M, T>, Error> {
         let shard = self.state.shard();
         let failed = |cause| Error::Consensus { shard, cause };
-        let origin = origin(options);
+        let origin = origin(shard, options);
         if shard.is_unlogged() {
             return Ok(Replica::new(
                 self.state,
@@ -465,12 +465,14 @@ pub fn founding(shard: ShardId, node: NodeId) -> ReplicaId {
     ReplicaId::new(node, shard.0.wrapping_add(1))
 }
 
-fn origin<T: Copy>(options: &Options) -> Origin<T> {
+fn origin<T: Copy>(shard: ShardId, options: &Options) -> Origin<T> {
     Origin::new(origin::Options {
         node: options.node,
         life: options.life,
         unpaid_bytes_limit: options.unpaid_bytes_limit,
         resend_after_millis: options.resend_after_millis,
+        // A transaction has its own preconditions and versions.
+        merges: !shard.is_rows(),
     })
 }
 

@@ -70,8 +70,10 @@ fn drain<M: Machine, T: Copy>(
             let place = replica.next_place();
             let mut turn = store.turn(replica.shard(), now, out.effects);
             let answered = replica.apply(entry, &mut turn)?;
-            if let Some((ticket, outcome)) = answered {
-                (out.answer)(replica.machine_mut(), ticket, outcome);
+            if let Some((tickets, outcome)) = answered {
+                for ticket in tickets {
+                    (out.answer)(replica.machine_mut(), ticket, outcome);
+                }
             }
             store.applied(replica.shard(), place);
             if entry.kind != EntryKind::Normal {

@@ -221,10 +221,13 @@ fn a_disk_that_does_not_keep_up_or_is_full_refuses_batches_but_no_drops() {
     bench.propose(ShardId(1), 1, &[1, 2]);
     bench.run();
     bench.outputs = Outs::default();
-    bench.lane.options.unpaid_bytes_limit = 1000;
+    bench.lane.options.unpaid_bytes_limit = 500_000;
     bench.answers = false;
     for ticket in 2..40 {
-        bench.propose(ShardId(1 + ticket % 3), ticket, &[100 + u64::from(ticket)]);
+        // So large that they do not wait for company.
+        let first = 10_000 * u64::from(ticket);
+        let values: Vec<u64> = (first..first + 5000).collect();
+        bench.propose(ShardId(1 + ticket % 3), ticket, &values);
         bench.run();
     }
     let refused = bench.outputs.done.len();

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Appended, Replica, State, Turn};
 use crate::batch::{Batch, Header, Kind, Outcome};
 use crate::consensus::{Consensus, Error, Hard, Members, Message, Start};
-use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, Seq, ShardId, Term};
+use crate::ids::{Index, Instant, NodeId, Now, OriginId, Place, ReplicaId, Seq, ShardId, Term};
 use crate::link::{Mail, Parcel};
 use crate::machine::Machine;
 use crate::rows::Version;
@@ -91,7 +91,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if let Some((origin, first)) = self.origin.standing() {
             let outcomes: Vec<_> = state.origins().outcomes(origin, first).collect();
             for (outcome, seq) in outcomes.into_iter().zip(first.0..) {
-                settled.extend(self.outcome(origin, Seq(seq), outcome, now));
+                self.settle(origin, Seq(seq), outcome, now, settled);
             }
         }
         self.installed = Some(members);
@@ -169,7 +169,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let Some((_, node)) = self.leader() else {
             return;
         };
-        while let Some(entry) = self.origin.next_entry(now, WINDOW_BYTES) {
+        let time = self.next_time(now);
+        while let Some(entry) = self.origin.next_entry(now, time, WINDOW_BYTES) {
             mail.send(node, self.shard(), &Parcel::Propose { known, entry });
         }
     }
@@ -227,7 +228,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 origin,
                 seq,
                 outcome,
-            } => settled.extend(self.outcome(origin, seq, outcome, now)),
+            } => self.settle(origin, seq, outcome, now, settled),
             Parcel::Again { origin } => self.origin.gap(origin),
             Parcel::Closed { origin } => {
                 let refused = self.origin.closed(origin).into_iter();
@@ -247,6 +248,19 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 self.told = self.told.max(Some((term, node)));
                 self.acts_now((term, node), mail, now.mono);
             }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        origin: OriginId,
+        seq: Seq,
+        outcome: Outcome,
+        now: Now,
+        settled: &mut Vec<(T, Outcome)>,
+    ) {
+        if let Some((tickets, outcome)) = self.outcome(origin, seq, outcome, now) {
+            settled.extend(tickets.into_iter().map(|ticket| (ticket, outcome)));
         }
     }
 
