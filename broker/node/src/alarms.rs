@@ -1,7 +1,7 @@
 //! Memory and disk alarms: above the memory watermark or below the disk limit publishers wait,
 //! consumers never do.
 //!
-//! Measured every 250 ms and at once when a session asks: resident memory (what the kernel
+//! Measured every 250 ms (every second while there is plenty) and at once when a session asks: resident memory (what the kernel
 //! would kill us for), not what the allocator thinks. A raised memory alarm is cleared a little
 //! below its mark, so that it does not flap.
 
@@ -36,6 +36,9 @@ pub(crate) struct Readings {
     pub(crate) disk_free: u64,
 }
 
+/// Half of the disk that is plenty beyond its limit.
+const PLENTY_BYTES: u64 = 4 << 30;
+
 /// The limits, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
@@ -50,6 +53,12 @@ impl Limits {
             MemoryLimit::Relative(share) => (available_memory() as f64 * share) as u64,
         };
         Self { memory, disk_free }
+    }
+
+    /// Whether neither alarm can be near: nothing takes so much within a second.
+    pub(crate) fn has_plenty(self, readings: Readings) -> bool {
+        readings.resident < self.memory / 2
+            && readings.disk_free / 2 > self.disk_free + PLENTY_BYTES
     }
 
     /// The alarms that follow from `readings`, given those that were raised before.

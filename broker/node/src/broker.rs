@@ -275,6 +275,11 @@ impl Broker {
         self.stats.readings().resident
     }
 
+    /// Whether no alarm of memory or disk can be near, as last measured.
+    pub(crate) fn has_plenty(&self) -> bool {
+        self.limits.has_plenty(self.stats.readings())
+    }
+
     /// An event of this node.
     pub(crate) fn tell_of_itself(&self, kind: &str, text: String) {
         self.events.tell(kind, Some(self.lane().node()), None, text);
@@ -290,9 +295,6 @@ impl Broker {
             }
         };
         self.stats.set_readings(readings);
-        self.lane().submit(&mut vec![Input::FreeDisk {
-            bytes: readings.disk_free,
-        }]);
         let (before, after) = {
             let mut alarms = lock(&self.alarms);
             let before = *alarms;

@@ -24,6 +24,8 @@ use crate::{admin, alarms, astray, backup, cluster, definitions, events, http, l
 
 /// How often memory and disk are measured.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
+/// The same while there is plenty of both.
+const CALM_PERIOD: Duration = Duration::from_secs(1);
 /// How often memory is given back at the most, without an alarm.
 const TRIM_PERIOD: Duration = Duration::from_secs(5);
 /// Exit code when a second signal cuts a stop short.
@@ -213,24 +215,26 @@ fn serve(broker: &Arc<Broker>, backups: Arc<Backups>, listeners: Listeners, limi
 /// Measures, and gives back what the allocator keeps after a load: seldom, but at once when the
 /// memory alarm would rise on it.
 async fn watch_alarms(broker: Arc<Broker>) {
-    let mut period = tokio::time::interval(ALARM_PERIOD);
-    let mut trimmed = Instant::now();
+    let mut looked = Instant::now();
     let mut standing = Standing::default();
     loop {
-        period.tick().await;
+        let plenty = broker.has_plenty();
+        tokio::time::sleep(if plenty { CALM_PERIOD } else { ALARM_PERIOD }).await;
         broker.check_alarms();
         standing.look(&broker);
-        let due = trimmed.elapsed() >= TRIM_PERIOD || broker.alarms().memory;
-        if due && alarms::is_wasteful(broker.resident()) {
-            trimmed = Instant::now();
-            if tokio::task::spawn_blocking(alarms::give_back)
-                .await
-                .is_err()
-            {
-                return;
-            }
-            broker.check_alarms();
+        let due = looked.elapsed() >= TRIM_PERIOD || broker.alarms().memory;
+        if !due {
+            continue;
         }
+        looked = Instant::now();
+        if !alarms::is_wasteful(broker.resident()) {
+            continue;
+        }
+        let given_back = tokio::task::spawn_blocking(alarms::give_back).await;
+        if given_back.is_err() {
+            return;
+        }
+        broker.check_alarms();
     }
 }
 

@@ -29,18 +29,21 @@ pub use message::{Message, SnapshotOf};
 
 /// Ticks without a leader's message after which a replica stands for election: at least this
 /// many, less than twice as many.
-pub const ELECTION_TICKS: u32 = 10;
+pub const ELECTION_TICKS: u32 = 8;
 
-/// Milliseconds from one tick to the next, at least: what a lease may last depends on it.
-pub const TICK_MILLIS: u64 = 40;
-/// Milliseconds from one beat of a leader to the next, more or less. What is answered to one may
-/// come with the next: a lease lasts longer than two.
-pub const BEAT_MILLIS: u64 = 80;
+/// Milliseconds from one tick to the next, and at least: what a lease may last depends on it.
+pub const TICK_MILLIS: u64 = 75;
+pub const TICK_MILLIS_MIN: u64 = 65;
+/// Milliseconds from one beat of a leader to the next: every second tick. What is answered to one
+/// may come with the next, and is taken at the tick after that: a lease lasts longer than all of it.
+pub const BEAT_MILLIS: u64 = 2 * TICK_MILLIS;
 /// By how much clocks of two nodes may drift apart within an election timeout, in milliseconds.
 const DRIFT_MILLIS: u64 = 40;
 /// How long a leader may act after it sent what a majority has answered. Of the ticks that a
 /// replica counts before it grants a vote, the first may come at once.
-const LEASE_MILLIS: u64 = (ELECTION_TICKS as u64 - 1) * TICK_MILLIS - DRIFT_MILLIS;
+const LEASE_MILLIS: u64 = (ELECTION_TICKS as u64 - 1) * TICK_MILLIS_MIN - DRIFT_MILLIS;
+
+const _: () = assert!(LEASE_MILLIS > 2 * BEAT_MILLIS + TICK_MILLIS);
 
 /// What a replica must never forget, but for `commit`, which others would tell it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -239,6 +242,12 @@ impl Consensus {
         if let Some(group) = self.group_mut() {
             group.tick(now);
         }
+    }
+
+    /// Whether a group has anything for [`Self::ready`].
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.group().is_some_and(Group::has_work)
     }
 
     /// [`BEAT_MILLIS`] passed: a leader says that it is there.

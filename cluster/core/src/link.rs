@@ -1,6 +1,6 @@
 //! What nodes send each other about their shards, and its byte form.
 //!
-//! An envelope is a version byte and then parcels, each with its length in front. Parcels of one
+//! An envelope is a version byte (with a bit that says whether anything in it is in a hurry) and then parcels, each with its length in front. Parcels of one
 //! class between two nodes keep their order or are lost; every kind of them can be sent again.
 //!
 //! Layout of a parcel, little endian: length u32 of the rest, kind u8, shard u32, then by kind:
@@ -24,6 +24,8 @@ pub use transfer::{About, BodyOf, Transfer};
 
 /// The version that this build writes.
 pub const VERSION: u8 = 1;
+/// Set in the version byte of an envelope in which nothing is in a hurry.
+const PATIENT: u8 = 0x80;
 /// Bytes of an envelope, but for one that holds a single larger parcel.
 pub const ENVELOPE_BYTES_MAX: usize = 1 << 20;
 
@@ -387,8 +389,16 @@ pub fn open(envelope: &Bytes) -> Result<Vec<(ShardId, Parcel)>, Malformed> {
     })
 }
 
+/// Whether the lane may take the envelope at its next tick as well as now.
+#[must_use]
+pub fn is_patient(envelope: &[u8]) -> bool {
+    envelope
+        .first()
+        .is_some_and(|version| version & PATIENT != 0)
+}
+
 fn open_all(rest: &mut Bytes) -> Result<Vec<(ShardId, Parcel)>, &'static str> {
-    if rest.try_get_u8().map_err(|_| SHORT)? != VERSION {
+    if rest.try_get_u8().map_err(|_| SHORT)? & !PATIENT != VERSION {
         return Err("unknown version");
     }
     let whole = rest.len();
@@ -456,7 +466,12 @@ impl Mail {
     pub fn take(&mut self, is_beat: bool, out: &mut Vec<Envelope>) {
         if is_beat {
             for (to, mut waiting) in std::mem::take(&mut self.waiting) {
-                self.add(to, Class::Control, |parts| parts.append(&mut waiting));
+                let parts = self.open.entry((to, Class::Control)).or_default();
+                if parts.is_empty() {
+                    parts.open().put_u8(VERSION | PATIENT);
+                }
+                // Both are below half of an envelope.
+                parts.append(&mut waiting);
             }
         }
         out.append(&mut self.full);
@@ -664,6 +679,20 @@ mod tests {
         let one = vec![(shard, node(2))];
         assert_eq!(take(&mut mail, true), [(NodeId(3), one)]);
         assert_eq!(take(&mut mail, true), []);
+        // Only what waited for the beat is patient.
+        let mut patience = |waits: bool, hurries: bool| {
+            if waits {
+                mail.send_with_beat(NodeId(2), shard, &node(1));
+            }
+            if hurries {
+                mail.send(NodeId(2), shard, &node(3));
+            }
+            let mut envelopes = Vec::new();
+            mail.take(true, &mut envelopes);
+            is_patient(&joined(&envelopes[0]))
+        };
+        assert!(patience(true, false));
+        assert!(!patience(true, true) && !patience(false, true));
         // However many wait.
         let beats = ENVELOPE_BYTES_MAX / 20;
         (0..beats).for_each(|_| mail.send_with_beat(NodeId(2), shard, &node(1)));

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use warren_cluster_core::ids::{NodeId, ShardId};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::lane::ShardStatus;
-use warren_cluster_core::link::{Class as LaneClass, Envelope};
+use warren_cluster_core::link::{Class as LaneClass, Envelope, is_patient};
 use warren_cluster_core::machine::Machine;
 use warren_cluster_core::members::steps::Step;
 use warren_cluster_core::members::{Directory, all_shards, is_own};
@@ -209,15 +209,20 @@ where
     }
 
     fn put(&self, input: Input<M::Input, T>, bytes: usize) {
-        let Some(shared) = self.shared.upgrade() else {
-            return;
-        };
+        if let Some(shared) = self.leave(input, bytes) {
+            shared.step_in_place();
+        }
+    }
+
+    /// Leaves it for the lane's next step.
+    fn leave(&self, input: Input<M::Input, T>, bytes: usize) -> Option<Arc<Shared<M, T>>> {
+        let shared = self.shared.upgrade()?;
         {
             let mut inbox = shared.inbox();
             inbox.push_back(input);
             self.intake.came(bytes);
         }
-        shared.step_in_place();
+        Some(shared)
     }
 
     fn reach(&self, node: NodeId, is_there: bool) {
@@ -241,9 +246,15 @@ where
     T: Copy + Send + 'static,
 {
     fn message(&self, from: NodeId, _class: Class, bytes: Bytes) {
-        let length = bytes.len();
-        let envelope = bytes;
-        self.put(Input::Received { from, envelope }, length);
+        let (length, envelope) = (bytes.len(), bytes);
+        let patient = is_patient(&envelope);
+        let input = Input::Received { from, envelope };
+        if patient {
+            // A lane that has peers ticks: no wake-up is worth the moment that it comes earlier.
+            self.leave(input, length);
+        } else {
+            self.put(input, length);
+        }
     }
 
     fn connected(&self, peer: NodeId, _incarnation: u64) {

@@ -156,6 +156,10 @@ impl Group {
         self.lease = self.lease();
     }
 
+    pub(super) fn has_work(&self) -> bool {
+        self.node.has_ready() || !self.free.is_empty()
+    }
+
     pub(super) fn beat(&mut self, now: Instant) {
         self.set_now(now);
         self.node.ping();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
-use crate::consensus::{BEAT_MILLIS, MemberChange, Members, TICK_MILLIS};
+use crate::consensus::{BEAT_MILLIS, MemberChange, Members, TICK_MILLIS, TICK_MILLIS_MIN};
 use crate::ids::{Index, Instant, Life, NodeId, Now, ReplicaId, ShardId, Term};
 use crate::inbox::Outputs;
 use crate::link::{self, Dealing, Parcel};
@@ -258,6 +258,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             since.plus_millis(RULE_OUT_MILLIS) <= now.mono
         };
         for (replica, emitted) in self.queues.iter_mut().zip(&mut self.emitted) {
+            if replica.is_at_rest() {
+                continue;
+            }
             any |= tick(replica, now.mono, &mut self.touched) || replica.waits_for_nodes();
             let mut turn = self.store.turn(replica.shard(), now, emitted);
             if replica.rule_out(is_gone, &mut turn) {
@@ -268,7 +271,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             replica.tell_again(nodes, &mut self.store.mail, now.mono);
         }
         self.next_tick = Some(if any {
-            now.mono.plus_millis(TICK_MILLIS)
+            next_moment(now, TICK_MILLIS, TICK_MILLIS_MIN)
         } else {
             NEVER
         });
@@ -288,13 +291,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             beat(replica, now.mono, &mut self.touched);
         }
         self.beats = true;
-        let left = BEAT_MILLIS - now.wall.0 % BEAT_MILLIS;
-        let left = if left * 2 < BEAT_MILLIS {
-            left + BEAT_MILLIS
-        } else {
-            left
-        };
-        self.next_beat = now.mono.plus_millis(left);
+        self.next_beat = next_moment(now, BEAT_MILLIS, BEAT_MILLIS / 2);
     }
 
     /// There may be somebody to agree with now. Ticks that are counted stay as far apart as they
@@ -426,9 +423,20 @@ fn tick<M: Machine, T: Copy>(
     if replica.consensus().is_alone() {
         return false;
     }
+    let leader = replica.leader();
     replica.consensus_mut().tick(now);
-    touched.insert(replica.shard());
+    if replica.consensus().has_work() || replica.leader() != leader {
+        touched.insert(replica.shard());
+    }
     true
+}
+
+/// The next multiple of `period` on the wall clock that is at least so many milliseconds away:
+/// ticks and beats of all nodes that agree about the time come together.
+fn next_moment(now: Now, period: u64, least: u64) -> Instant {
+    let left = period - now.wall.0 % period;
+    let left = if left < least { left + period } else { left };
+    now.mono.plus_millis(left)
 }
 
 fn beat<M: Machine, T: Copy>(

@@ -534,6 +534,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
+    /// Whether no time that passes matters to it: it is not here, and no session of this node has
+    /// to do with it.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        !self.is_here() && self.leads.is_none() && self.booth.claimed.is_none()
+    }
+
     /// Sends again what has had no answer for long, or all of it to a node that has come back.
     pub(crate) fn resend(&mut self, back: Option<NodeId>, mail: &mut Mail, now: Instant) {
         let leader = self.booth.claimed.map(|(_, leader)| leader);

@@ -14,7 +14,7 @@ fn cluster() -> (Net, [usize; 3]) {
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
         net.link(a, b);
     }
-    net.pass(3_000);
+    net.pass(5_000);
     let status = |at: usize| net.nodes[at].lane.as_ref()?.status(ShardId::DEFINITIONS);
     let leader = status(0).and_then(|it| it.leader).expect("somebody leads");
     let leader = (leader.1.0 - 1) as usize;
@@ -41,18 +41,18 @@ fn put(net: &mut Net, at: usize, ticket: u32) {
 fn a_node_that_does_not_hear_the_leader_is_fresh_for_a_second() {
     let (mut net, [leader, one, other]) = cluster();
     for at in 0..3 {
-        assert!(fresh(&net, at) > 700, "{}", fresh(&net, at));
+        assert!(fresh(&net, at) > 600, "{}", fresh(&net, at));
     }
     net.unlink(leader, one);
     // The way to another node is not enough.
     net.pass(700);
-    assert!((1..400).contains(&fresh(&net, one)), "{}", fresh(&net, one));
+    assert!((1..350).contains(&fresh(&net, one)), "{}", fresh(&net, one));
     net.pass(400);
     assert_eq!(fresh(&net, one), 0);
-    assert!(fresh(&net, other) > 700 && fresh(&net, leader) > 700);
+    assert!(fresh(&net, other) > 600 && fresh(&net, leader) > 600);
     net.link(leader, one);
     net.pass(300);
-    assert!(fresh(&net, one) > 700, "{}", fresh(&net, one));
+    assert!(fresh(&net, one) > 600, "{}", fresh(&net, one));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_leader_that_hears_of_nobody_is_fresh_for_a_second_after_its_lease() {
     net.pass(2_000);
     assert_eq!(fresh(&net, leader), 0);
     // The others have another one.
-    assert!(fresh(&net, one) > 700 && fresh(&net, other) > 700);
+    assert!(fresh(&net, one) > 600 && fresh(&net, other) > 600);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn an_answer_waits_for_a_node_that_only_the_leader_has_a_way_to() {
     net.committed(one);
     put(&mut net, one, 2);
     assert_eq!(net.committed(one), [], "the other one may not have it");
-    net.pass(500);
+    net.pass(800);
     assert_eq!(net.committed(one), [2], "the leader knows that it has");
     // One that the leader does not hear of either may act on what it had for a second.
     net.unlink(leader, other);
