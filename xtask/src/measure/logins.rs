@@ -17,8 +17,8 @@ use super::table::{Figures, markdown};
 use crate::arguments::Arguments;
 use crate::run::Call;
 
-const RATE: f64 = 5000.0;
-const TRAFFIC: &str = "perf latency --rate 5000 --producers 5 --consumers 5 --queues 5 --durable \
+const RATE: f64 = 1000.0;
+const TRAFFIC: &str = "perf latency --rate 1000 --producers 5 --consumers 5 --queues 5 --durable \
                        --persistent --confirm 1000 --ack multiple:100 --prefetch 1000 --json";
 const LOGINS: &str = "perf churn --rate 1000 --workers 32 --bind amq.direct --json";
 /// How long each part is looked at, in seconds, and before.
