@@ -35,7 +35,7 @@ pub const ELECTION_TICKS: u32 = 8;
 pub const TICK_MILLIS: u64 = 75;
 pub const TICK_MILLIS_MIN: u64 = 65;
 /// Milliseconds from one beat of a leader to the next: every second tick. What is answered to one
-/// may come with the next, and is taken at the tick after that: a lease lasts longer than all of it.
+/// may come with the next, and is taken at the tick after that: a lease lasts longer than all that.
 pub const BEAT_MILLIS: u64 = 2 * TICK_MILLIS;
 /// By how much clocks of two nodes may drift apart within an election timeout, in milliseconds.
 const DRIFT_MILLIS: u64 = 40;

@@ -1,7 +1,8 @@
 //! What nodes send each other about their shards, and its byte form.
 //!
-//! An envelope is a version byte (with a bit that says whether anything in it is in a hurry) and then parcels, each with its length in front. Parcels of one
-//! class between two nodes keep their order or are lost; every kind of them can be sent again.
+//! An envelope is a version byte (with a bit that says whether anything in it is in a hurry) and
+//! then parcels, each with its length in front. Parcels of one class between two nodes keep their
+//! order or are lost; every kind of them can be sent again.
 //!
 //! Layout of a parcel, little endian: length u32 of the rest, kind u8, shard u32, then by kind:
 //! a replica's message; an entry; or words u64.
