@@ -2,8 +2,8 @@
 //! consumers never do.
 //!
 //! Measured every 250 ms (every second while there is plenty) and at once when a session asks:
-//! resident memory (what the kernel would kill us for), not what the allocator thinks. A raised memory alarm is cleared a little
-//! below its mark, so that it does not flap.
+//! resident memory (what the kernel would kill us for), not what the allocator thinks. A raised
+//! memory alarm is cleared a little below its mark, so that it does not flap.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -44,8 +44,8 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         on_six(&binary, &mut figures)?;
     }
     println!(
-        "\nMedians of {rounds} rounds (least..most). Heartbeats of 30 s: one every 15 s each way; a \
-         connection that is lost is an error.\n\n{}",
+        "\nMedians of {rounds} rounds (least..most). Heartbeats of 30 s: one every 15 s each way; \
+         a connection that is lost is an error.\n\n{}",
         markdown(&["idle connections", ""], &figures.rows())
     );
     Ok(())
