@@ -100,10 +100,10 @@ fn on_six(binary: &Path, figures: &mut Figures) -> Result<()> {
     let before = resident()?;
     let mut clients = Vec::new();
     for (at, uri) in cluster.uri.split(',').enumerate() {
-        clients.push(Clients::open(binary, uri, at)?);
+        clients.push(Clients::open(binary, uri, at, ON_EACH, "0")?);
     }
     for (clients, uri) in clients.iter_mut().zip(cluster.uri.split(',')) {
-        clients.all_open(uri)?;
+        clients.all_open(uri, ON_EACH)?;
     }
     let all = ON_EACH as f64 * NODES as f64;
     figures.add(
@@ -138,24 +138,39 @@ fn on_six(binary: &Path, figures: &mut Figures) -> Result<()> {
 }
 
 /// A process with a node's share of the connections, ended when dropped.
-struct Clients(Child);
+pub(super) struct Clients(Child);
 
 impl Clients {
-    fn open(binary: &Path, uri: &str, at: usize) -> Result<Self> {
+    /// Begins to open so many to the broker at `uri`, with so many channels each, from a loopback
+    /// address of its own, chosen by `at`.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub(super) fn open(
+        binary: &Path,
+        uri: &str,
+        at: usize,
+        count: u64,
+        channels: &str,
+    ) -> Result<Self> {
         let source = format!("127.0.0.{}", 10 + at);
         let call = Call::new(binary).args(OPENED.split(' '));
-        let call = call.args(["--connections", &ON_EACH.to_string(), "--time", "600"]);
+        let call = call.args(["--connections", &count.to_string(), "--time", "600"]);
+        let call = call.args(["--channels", channels]);
         let call = call.args(["--source-addresses", &source, "--uri", uri]);
         Ok(Self(call.spawn()?))
     }
 
     /// Waits until a node has them all.
-    fn all_open(&mut self, uri: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it has not within the limit, or the process has ended.
+    pub(super) fn all_open(&mut self, uri: &str, count: u64) -> Result<()> {
         let port: u16 = uri.rsplit(':').next().unwrap_or_default().parse()?;
         super::admin::wait("all connections", || {
             let ended = self.0.try_wait().context("cannot wait for clients")?;
             ensure!(ended.is_none(), "clients have ended");
-            Ok(established(port)? >= ON_EACH)
+            Ok(established(port)? >= count)
         })?;
         Ok(())
     }

@@ -16,6 +16,7 @@ mod process;
 mod queues;
 mod restart;
 mod table;
+mod users;
 mod versus;
 
 use anyhow::{Result, bail};
@@ -70,6 +71,11 @@ const MEASUREMENTS: &[Measurement] = &[
         "restart",
         "one of three nodes with 10,000 queues: until it serves, and leads, again",
         restart::run,
+    ),
+    (
+        "users",
+        "three sizes of a made-up service, a connection and a queue each: for docs/capacity.md",
+        users::run,
     ),
     (
         "versus",
