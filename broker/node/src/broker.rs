@@ -294,7 +294,14 @@ impl Broker {
                 return;
             }
         };
+        let had_plenty = self.has_plenty();
         self.stats.set_readings(readings);
+        if !(had_plenty && self.has_plenty()) {
+            // What waits for room goes on once there is some, though nobody else steps the lane.
+            self.lane().submit(&mut vec![Input::FreeDisk {
+                bytes: readings.disk_free,
+            }]);
+        }
         let (before, after) = {
             let mut alarms = lock(&self.alarms);
             let before = *alarms;
