@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// Words not yet asked for, and what stood behind `--`.
 #[derive(Debug, Default)]
@@ -78,6 +78,16 @@ impl Arguments {
     /// What stood behind `--`.
     pub(crate) fn passed_on(&mut self) -> Vec<String> {
         std::mem::take(&mut self.passed_on)
+    }
+
+    /// The value of `--rounds`, else `usually`.
+    ///
+    /// # Errors
+    /// As [`Self::value`], or when it is 0.
+    pub(crate) fn rounds(&mut self, usually: usize) -> Result<usize> {
+        let rounds = self.value("--rounds")?.unwrap_or(usually);
+        ensure!(rounds > 0, "--rounds cannot be 0");
+        Ok(rounds)
     }
 
     /// Ends the command line.

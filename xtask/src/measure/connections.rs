@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::brokers::{self, Broker};
 use super::process::Usage;
-use super::table::{Figures, markdown};
+use super::table::{Figures, field, markdown};
 use crate::arguments::Arguments;
 use crate::run::Call;
 
@@ -33,9 +33,8 @@ const UNTIL_CUT: Duration = Duration::from_secs(7);
 /// # Errors
 /// When a connection fails or is lost.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(3);
+    let rounds = arguments.rounds(3)?;
     arguments.finish()?;
-    ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
     let mut figures = Figures::default();
     for round in 1..=rounds {
@@ -72,10 +71,7 @@ fn on_one(binary: &Path, figures: &mut Figures) -> Result<()> {
         let call = call.args(["--time", HELD, "--uri", &broker.uri]);
         let said = call.args(["--pid", &broker.pids[0].to_string()]).output()?;
         let summary: Value = serde_json::from_str(&said).context("the summary")?;
-        let field = |pointer: &str| {
-            let found = summary.pointer(pointer).and_then(Value::as_f64);
-            found.with_context(|| format!("no {pointer} in {summary}"))
-        };
+        let field = |pointer| field(&summary, pointer);
         figures.add(opened, field("/rate")?);
         figures.add(bytes, field("/hold/rss_bytes_each")?);
         figures.add(cores, field("/hold/broker_cores")?);
@@ -89,14 +85,8 @@ fn on_one(binary: &Path, figures: &mut Figures) -> Result<()> {
 
 fn on_six(binary: &Path, figures: &mut Figures) -> Result<()> {
     let cluster = Broker::warren_cluster(binary, NODES)?;
-    let resident = || -> Result<u64> {
-        let all = cluster.pids.iter().map(|pid| Usage::of(*pid));
-        all.map(|usage| Ok(usage?.resident)).sum()
-    };
-    let cpu = || -> Result<f64> {
-        let all = cluster.pids.iter().map(|pid| Usage::of(*pid));
-        all.map(|usage| Ok(usage?.cpu_seconds)).sum()
-    };
+    let resident = || -> Result<u64> { Ok(Usage::total(&cluster.pids)?.resident) };
+    let cpu = || -> Result<f64> { Ok(Usage::total(&cluster.pids)?.cpu_seconds) };
     let before = resident()?;
     let mut clients = Vec::new();
     for (at, uri) in cluster.uri.split(',').enumerate() {

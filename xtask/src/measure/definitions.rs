@@ -28,9 +28,8 @@ const IMPORT_LIMIT: f64 = 10.0;
 /// # Errors
 /// When a command fails, or does something else than it is to, or the import takes too long.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(5);
+    let rounds = arguments.rounds(5)?;
     arguments.finish()?;
-    ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
     let text = file().to_string();
     let (mut one, mut three) = (Figures::default(), Figures::default());
@@ -113,7 +112,10 @@ fn measure(binary: &Path, broker: &Broker, text: &str, figures: &mut Figures) ->
 }
 
 /// The most of any node, in MiB.
-fn largest(broker: &Broker, of: impl Fn(&Usage) -> u64) -> Result<f64> {
+///
+/// # Errors
+/// When one of them is gone.
+pub(super) fn largest(broker: &Broker, of: impl Fn(&Usage) -> u64) -> Result<f64> {
     let mut most = 0;
     for pid in &broker.pids {
         most = most.max(of(&Usage::of(*pid)?));

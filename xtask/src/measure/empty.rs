@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::brokers::{self, Broker};
 use super::process::Usage;
@@ -27,11 +27,8 @@ struct Figures {
 /// # Errors
 /// When a broker does not start.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: u32 = arguments.value("--rounds")?.unwrap_or(5);
+    let rounds = arguments.rounds(5)?;
     arguments.finish()?;
-    if rounds == 0 {
-        bail!("--rounds cannot be 0");
-    }
     let warren = brokers::build_warren()?;
     let mut of_warren = Figures::default();
     let mut of_rabbitmq = Figures::default();

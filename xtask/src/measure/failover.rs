@@ -16,7 +16,7 @@ struct Fault {
     name: &'static str,
     what: &'static str,
     /// How many kills there are for each of it.
-    kills: u32,
+    kills: usize,
     /// Milliseconds until the first new confirm, of the slowest queue.
     limit: f64,
 }
@@ -50,9 +50,8 @@ const FAULTS: &[Fault] = &[
 /// # Errors
 /// When a message was lost, doubled or out of order, or a confirm came later than it may.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let kills: u32 = arguments.value("--rounds")?.unwrap_or(50);
+    let kills = arguments.rounds(50)?;
     arguments.finish()?;
-    ensure!(kills > 0, "--rounds cannot be 0");
     let warren = brokers::build_warren()?;
     let (mut rows, mut beyond) = (Vec::new(), Vec::new());
     for fault in FAULTS {
@@ -71,7 +70,7 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
         ran.with_context(|| format!("{what}: failed, and {found} of {rounds} rounds had figures"))?;
         beyond.extend(figures.beyond(fault));
         ensure!(
-            found as u32 == rounds,
+            found == rounds,
             "{found} of {rounds} rounds ran: are namespaces to be had?"
         );
         rows.push(vec![

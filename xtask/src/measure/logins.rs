@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::brokers::{self, Broker};
 use super::process::Usage;
-use super::table::{Figures, markdown};
+use super::table::{Figures, field, markdown};
 use crate::arguments::Arguments;
 use crate::run::Call;
 
@@ -32,9 +32,8 @@ const AROUND: &str = "16";
 /// # Errors
 /// When either of them fails, or there were fewer logins than there were to be.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(5);
+    let rounds = arguments.rounds(5)?;
     arguments.finish()?;
-    ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
     let cluster = Broker::warren_cluster(&binary, 3)?;
     let mut figures = Figures::default();
@@ -95,10 +94,7 @@ fn traffic(binary: &Path, cluster: &Broker) -> Result<Traffic> {
     let call = Call::new(binary).args(TRAFFIC.split(' '));
     let call = call.args(["--warmup", "2", "--time", TIME, "--uri", &cluster.uri]);
     let summary: Value = serde_json::from_str(&call.args(["--pid", &pids.join(",")]).output()?)?;
-    let field = |pointer: &str| {
-        let found = summary.pointer(pointer).and_then(Value::as_f64);
-        found.with_context(|| format!("no {pointer} in {summary}"))
-    };
+    let field = |pointer| field(&summary, pointer);
     Ok(Traffic {
         cores: field("/broker_cores")?,
         p50: field("/latency_us/p50")?,
@@ -125,6 +121,5 @@ fn finish_logins(child: std::process::Child) -> Result<(f64, f64)> {
 }
 
 fn cpu(cluster: &Broker) -> Result<f64> {
-    let all = cluster.pids.iter().map(|pid| Usage::of(*pid));
-    all.map(|usage| Ok(usage?.cpu_seconds)).sum()
+    Ok(Usage::total(&cluster.pids)?.cpu_seconds)
 }

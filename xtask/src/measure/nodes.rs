@@ -39,9 +39,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When a step fails or takes too long, or a message was lost, doubled or out of order.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(5);
+    let rounds = arguments.rounds(5)?;
     arguments.finish()?;
-    ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
     let mut figures = Figures::default();
     for round in 1..=rounds {
@@ -99,10 +98,7 @@ fn measure(binary: &Path, figures: &mut Figures) -> Result<()> {
 
 /// Seconds of CPU time that all nodes use in one second without clients.
 fn idle(cluster: &Broker) -> Result<f64> {
-    let used = || -> Result<f64> {
-        let each = cluster.pids.iter().map(|pid| Usage::of(*pid));
-        each.map(|usage| Ok(usage?.cpu_seconds)).sum()
-    };
+    let used = || -> Result<f64> { Ok(Usage::total(&cluster.pids)?.cpu_seconds) };
     thread::sleep(COMES_TO_REST);
     let (began, before) = (Instant::now(), used()?);
     thread::sleep(IDLE);

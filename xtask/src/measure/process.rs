@@ -31,6 +31,26 @@ impl Usage {
         Self::parse(&read("stat")?, &read("status")?, hertz).context("/proc reads unlike Linux's")
     }
 
+    /// Of several processes together.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(crate) fn total(pids: &[u32]) -> Result<Self> {
+        let nothing = Self {
+            cpu_seconds: 0.0,
+            resident: 0,
+            resident_peak: 0,
+        };
+        pids.iter().try_fold(nothing, |sum, pid| {
+            let one = Self::of(*pid)?;
+            Ok(Self {
+                cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
+                resident: sum.resident + one.resident,
+                resident_peak: sum.resident_peak + one.resident_peak,
+            })
+        })
+    }
+
     fn parse(stat: &str, status: &str, hertz: f64) -> Option<Self> {
         // The name in parentheses may hold anything: fields count from behind it. Behind it comes
         // the state as field 3; utime and stime are fields 14 and 15.

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::admin::Admin;
 use super::brokers::{self, Broker};
+use super::definitions::largest;
 use super::process::Usage;
 use super::restart::Restarted;
-use super::table::{Figures, Series, markdown};
+use super::table::{Figures, Series, field, markdown};
 use crate::arguments::Arguments;
 use crate::run::Call;
 
@@ -32,13 +33,10 @@ const LOAD: &str = "perf throughput --producers 10 --consumers 0 --predeclared -
 /// # Errors
 /// When something fails, or takes minutes longer than it may.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(1);
+    let rounds = arguments.rounds(1)?;
     let queues: u64 = arguments.value("--queues")?.unwrap_or(QUEUES);
     arguments.finish()?;
-    ensure!(
-        rounds > 0 && queues >= 10,
-        "--rounds and --queues are too few"
-    );
+    ensure!(queues >= 10, "--queues are too few");
     let binary = brokers::build_warren()?;
     let mut figures = Figures::default();
     for round in 1..=rounds {
@@ -66,16 +64,17 @@ fn measure(binary: &Path, queues: u64, figures: &mut Figures) -> Result<()> {
     let admin = Admin::new(binary, &cluster);
     let path = cluster.file("definitions.json");
     write(&path, queues)?;
-    let before = resident(&cluster.pids)?;
+    let before = largest(&cluster, |usage| usage.resident)?;
     let words = ["definitions", "import", &path.to_string_lossy()];
     let (took, said) = admin.timed_within(&words, IMPORT_LIMIT)?;
     let wanted = format!("{queues} created");
     ensure!(said.contains(&wanted), "`{wanted}` was to be said: {said}");
     figures.add("`definitions import`, seconds", took);
     thread::sleep(REST);
-    let after = resident(&cluster.pids)?;
-    figures.add("resident, MiB", after / f64::from(1 << 20));
-    figures.add("for each queue, bytes", (after - before) / queues as f64);
+    let after = largest(&cluster, |usage| usage.resident)?;
+    figures.add("resident, MiB", after);
+    let grown = (after - before) * f64::from(1 << 20);
+    figures.add("for each queue, bytes", grown / queues as f64);
     figures.add(TEN, rate(binary, &cluster, 10, &[])?);
     figures.add(ALL, rate(binary, &cluster, queues, &["--random"])?);
     let mut node = Restarted::new(&cluster)?;
@@ -86,18 +85,9 @@ fn measure(binary: &Path, queues: u64, figures: &mut Figures) -> Result<()> {
         "started: leads as many shards as before, seconds",
         took.leading,
     );
-    let after = resident(&[node.pid])?;
-    figures.add("resident after its start, MiB", after / f64::from(1 << 20));
+    let after = Usage::of(node.pid)?.resident as f64 / f64::from(1 << 20);
+    figures.add("resident after its start, MiB", after);
     Ok(())
-}
-
-/// The most of any of these processes, in bytes.
-fn resident(pids: &[u32]) -> Result<f64> {
-    let mut most = 0;
-    for pid in pids {
-        most = most.max(Usage::of(*pid)?.resident);
-    }
-    Ok(most as f64)
 }
 
 /// How many publishes were confirmed in a second.
@@ -116,8 +106,7 @@ fn rate(binary: &Path, cluster: &Broker, queues: u64, flags: &[&str]) -> Result<
     ]);
     let said = call.output()?;
     let summary: Value = serde_json::from_str(&said).context("the load's summary")?;
-    let rate = summary["confirm_rate"].as_f64();
-    rate.with_context(|| format!("no confirm_rate in {summary}"))
+    field(&summary, "/confirm_rate")
 }
 
 /// Writes definitions, queue by queue: all of them at once would be gigabytes.

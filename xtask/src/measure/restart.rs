@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::admin::{self, Admin, wait};
 use super::brokers::{self, Broker, DEV_OFFSET};
@@ -25,9 +25,8 @@ const REST: Duration = Duration::from_secs(12);
 /// # Errors
 /// When it does not come back, or not with its leads.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(5);
+    let rounds = arguments.rounds(5)?;
     arguments.finish()?;
-    ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
     let cluster = Broker::warren_cluster(&binary, 3)?;
     let admin = Admin::new(&binary, &cluster);

@@ -1,5 +1,8 @@
 //! Figures of several rounds, and a Markdown table of their medians.
 
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
 /// One figure of one broker, round by round.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Series(pub(crate) Vec<f64>);
@@ -54,6 +57,15 @@ impl Figures {
         let row = |(what, series): &(&str, Series)| vec![(*what).to_owned(), series.shown()];
         self.0.iter().map(row).collect()
     }
+}
+
+/// A number of a load's summary.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn field(summary: &Value, pointer: &str) -> Result<f64> {
+    let found = summary.pointer(pointer).and_then(Value::as_f64);
+    found.with_context(|| format!("no {pointer} in {summary}"))
 }
 
 /// A figure with three significant digits, or all of those before the point.

@@ -15,7 +15,7 @@ use super::admin::Admin;
 use super::brokers::{self, Broker};
 use super::connections::Clients;
 use super::process::Usage;
-use super::table::{Figures, markdown};
+use super::table::{Figures, field, markdown};
 use crate::arguments::Arguments;
 use crate::run::Call;
 
@@ -37,9 +37,8 @@ const LOAD: &str = "perf latency --producers 9 --consumers 9 --random --predecla
 /// # Errors
 /// When something fails, a connection is lost or a message is.
 pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(1);
+    let rounds = arguments.rounds(1)?;
     arguments.finish()?;
-    ensure!(rounds > 0, "--rounds cannot be 0");
     let binary = brokers::build_warren()?;
     let mut sizes = SIZES.map(|_| Figures::default());
     for round in 1..=rounds {
@@ -91,10 +90,7 @@ fn measure(binary: &Path, users: u64, figures: &mut Figures) -> Result<()> {
         (cpu(&cluster)? - idle) / REST.as_secs_f64(),
     );
     let load = load(binary, &cluster, users)?;
-    let field = |pointer: &str| {
-        let found = load.pointer(pointer).and_then(Value::as_f64);
-        found.with_context(|| format!("no {pointer} in {load}"))
-    };
+    let field = |pointer| field(&load, pointer);
     figures.add("messages a second, in and out", field("/receive_rate")?);
     figures.add("under load, cores", field("/broker_cores")?);
     figures.add("end to end p50, µs", field("/latency_us/p50")?);
@@ -123,14 +119,11 @@ fn load(binary: &Path, cluster: &Broker, users: u64) -> Result<Value> {
 
 /// All nodes together, in bytes.
 fn resident(cluster: &Broker) -> Result<f64> {
-    let all = cluster.pids.iter().map(|pid| Usage::of(*pid));
-    let all: u64 = all.map(|usage| Ok(usage?.resident)).sum::<Result<u64>>()?;
-    Ok(all as f64)
+    Ok(Usage::total(&cluster.pids)?.resident as f64)
 }
 
 fn cpu(cluster: &Broker) -> Result<f64> {
-    let all = cluster.pids.iter().map(|pid| Usage::of(*pid));
-    all.map(|usage| Ok(usage?.cpu_seconds)).sum()
+    Ok(Usage::total(&cluster.pids)?.cpu_seconds)
 }
 
 /// A queue and a binding for each user.
