@@ -195,10 +195,7 @@ impl Broker {
                     batch,
                     number,
                 } => {
-                    let ticket = Ticket {
-                        session: Some(session),
-                        number,
-                    };
+                    let ticket = Ticket { session, number };
                     inputs.push(Input::Propose {
                         shard,
                         batch,
@@ -211,14 +208,14 @@ impl Broker {
                     transaction,
                     token,
                 } => {
-                    let ticket = Ticket {
-                        session: token.map(|_| session),
-                        number: token.map_or(0, |token| token.0),
+                    let ticket = |token: Token| Ticket {
+                        session,
+                        number: token.0,
                     };
                     inputs.push(Input::Transact {
                         shard,
                         transaction,
-                        ticket,
+                        ticket: token.map(ticket),
                     });
                 }
                 Item::Reply(reply) => {
@@ -593,10 +590,7 @@ impl Broker {
         follow_ups.extend(orphans.map(|transaction| Input::Transact {
             shard: ShardId::LOCAL_DEFINITIONS,
             transaction,
-            ticket: Ticket {
-                session: None,
-                number: 0,
-            },
+            ticket: None,
         }));
         self.topology.store(Arc::new(next));
         // Whoever does it looks at the topology.
@@ -648,27 +642,18 @@ impl Sink<Shard, Ticket> for Broker {
             events: Vec::new(),
         };
         for (ticket, committed) in outputs.committed.drain(..) {
-            if let Some(session) = ticket.session {
-                let token = Token(ticket.number);
-                run.push(
-                    session,
-                    match committed {
-                        Some(committed) => Event::Committed { token, committed },
-                        None => Event::NotCommitted { token },
-                    },
-                );
-            }
+            let token = Token(ticket.number);
+            run.push(
+                ticket.session,
+                match committed {
+                    Some(committed) => Event::Committed { token, committed },
+                    None => Event::NotCommitted { token },
+                },
+            );
         }
         for (ticket, outcome) in outputs.done.drain(..) {
-            if let Some(session) = ticket.session {
-                run.push(
-                    session,
-                    Event::Done {
-                        number: ticket.number,
-                        outcome,
-                    },
-                );
-            }
+            let number = ticket.number;
+            run.push(ticket.session, Event::Done { number, outcome });
         }
         for (from, bytes) in outputs.posts.drain(..) {
             match DirectReply::decode(bytes) {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use warren_broker_core::definitions::kind;
-use warren_broker_core::dispatch::work::Ticket;
 use warren_cluster::cluster::{self, Cluster};
 use warren_cluster::grpc::Routes;
 use warren_cluster::join::{About, AwaitJoin};
@@ -35,12 +34,6 @@ const BOOTSTRAP_USES: u32 = 64;
 const BOOTSTRAP_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Waiting for the definitions is reported this often.
 const READY_REPORT: Duration = Duration::from_secs(10);
-
-/// Transactions of the cluster itself: no session waits for them.
-const NOBODY: Ticket = Ticket {
-    session: None,
-    number: 0,
-};
 
 const _: () = assert!(
     kind::POLICY < KINDS_FIRST,
@@ -193,7 +186,7 @@ pub(crate) async fn start(
         replace_after: Duration::from_secs(config.replace_after_secs),
         news: broker.events().news(),
     };
-    let cluster = cluster::start(lane, NOBODY, options, listener, routes).await?;
+    let cluster = cluster::start(lane, options, listener, routes).await?;
     let cluster = Arc::new(cluster);
     // An operator may have to help before the node is ready.
     broker.set_cluster(Arc::clone(&cluster));

@@ -25,11 +25,12 @@ pub enum Input<I, T> {
     },
     /// For the leader's side of a queue shard's machine.
     Machine { shard: ShardId, input: I },
-    /// For a rows shard. Answered once, in `Outputs::committed`.
+    /// For a rows shard. Answered once, in `Outputs::committed`, if anybody waits for it; what of
+    /// the unlogged rows nobody waits for other nodes hear of a little later.
     Transact {
         shard: ShardId,
         transaction: Transaction,
-        ticket: T,
+        ticket: Option<T>,
     },
     /// What came of an operation that a step handed out.
     Disk(Completion),

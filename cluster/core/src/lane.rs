@@ -143,7 +143,7 @@ pub struct Lane<M: Machine, T> {
     /// The unlogged queues, then queue shards 1, 2..
     queues: Vec<Replica<M, T>>,
     /// The definitions and the local ones.
-    rows: [Replica<Rows, T>; 2],
+    rows: [Replica<Rows, Option<T>>; 2],
     store: Store,
     /// Shards that something happened to since they were last moved.
     touched: BTreeSet<ShardId>,
@@ -356,7 +356,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 } => {
                     bytes += transaction.encoded_len();
                     if !self.transact(shard, &transaction, ticket, now) {
-                        outputs.committed.push((ticket, None));
+                        outputs
+                            .committed
+                            .extend(ticket.map(|ticket| (ticket, None)));
                     }
                 }
                 Input::Disk(completion) => self.completed(completion, now)?,
@@ -415,7 +417,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     }
 
     #[must_use]
-    fn transact(&mut self, shard: ShardId, transaction: &Transaction, ticket: T, now: Now) -> bool {
+    fn transact(
+        &mut self,
+        shard: ShardId,
+        transaction: &Transaction,
+        ticket: Option<T>,
+        now: Now,
+    ) -> bool {
         let Some(at) = rows_at(shard) else {
             return false;
         };
@@ -496,8 +504,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             let mut out = Out {
                 effects: &mut changes,
                 roles: &mut outputs.roles,
-                answer: &mut |rows: &mut Rows, ticket, outcome| {
-                    answered.push((ticket, committed_of(rows, outcome)));
+                answer: &mut |rows: &mut Rows, ticket: Option<T>, outcome| {
+                    let committed = committed_of(rows, outcome);
+                    answered.extend(ticket.map(|ticket| (ticket, committed)));
                 },
             };
             let more = run::run(&mut self.rows[at], &mut self.store, now, &mut out)?;

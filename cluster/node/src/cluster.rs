@@ -161,14 +161,13 @@ pub async fn become_member(
 }
 
 /// Opens the port and the links of an open lane. A node that founds its cluster has done so when
-/// this returns. `nobody` is a ticket whose outcome the lane's sink does not look at; `routes` are
-/// served beside the cluster's own.
+/// this returns. `routes` are served beside the
+/// cluster's own.
 ///
 /// # Errors
 /// See [`Error`].
 pub async fn start<M, T>(
     handle: &Handle<M, T>,
-    nobody: T,
     options: Options,
     listener: Listener,
     routes: Routes,
@@ -193,7 +192,7 @@ where
     links.set_peers(cached.clone());
     let clock = shared.clock;
     let shared = Arc::downgrade(shared);
-    let lane: Arc<dyn Lane> = Arc::new(LaneOf { shared, nobody });
+    let lane: Arc<dyn Lane> = Arc::new(LaneOf { shared });
     let peers = &handle.shared().peers;
     let desk = Arc::new(Desk {
         lane: lane.clone(),

@@ -311,10 +311,9 @@ pub(crate) trait Lane: Send + Sync + 'static {
     fn remember(&self, peers: &[(NodeId, Vec<String>)]);
 }
 
-/// A lane that lives as long as its node. `nobody` is a ticket that nobody waits for.
+/// A lane that lives as long as its node.
 pub(crate) struct LaneOf<M: Machine, T> {
     pub(crate) shared: Weak<Shared<M, T>>,
-    pub(crate) nobody: T,
 }
 
 impl<M, T> LaneOf<M, T>
@@ -343,7 +342,7 @@ where
         self.submit([Input::Transact {
             shard: ShardId::DEFINITIONS,
             transaction,
-            ticket: self.nobody,
+            ticket: None,
         }]);
     }
 

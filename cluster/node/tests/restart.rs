@@ -276,7 +276,7 @@ fn transact(node: &Node, sink: &Collected, shard: ShardId, key: &'static [u8]) -
             preconditions: Vec::new(),
             writes: vec![write],
         },
-        ticket: 0,
+        ticket: Some(0),
     }]);
     sink.wait(|outputs| outputs.committed.pop())
         .1

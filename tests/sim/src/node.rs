@@ -269,7 +269,11 @@ impl Node {
         for effect in outputs.effects.drain(..) {
             match Chore::of(&effect) {
                 Some(chore) => self.noted.push(chore),
-                None => self.tell(addressee(&effect), Event::Shard(effect)),
+                None => {
+                    if let Some(session) = addressee(&effect) {
+                        self.tell(session, Event::Shard(effect));
+                    }
+                }
             }
         }
         let roles = outputs.roles.drain(..);
@@ -361,10 +365,7 @@ impl Node {
         self.submit(NODE, &mut work);
     }
 
-    fn tell(&mut self, session: Option<SessionId>, event: Event) {
-        let Some(session) = session else {
-            return;
-        };
+    fn tell(&mut self, session: SessionId, event: Event) {
         if session == NODE {
             // A repetition finds nothing left to do.
             if self.life == Life::Defining {
@@ -379,10 +380,7 @@ impl Node {
 
     fn submit(&mut self, session: SessionId, work: &mut Work) {
         for item in work.items.drain(..) {
-            let ticket = |number: Option<u64>| Ticket {
-                session: number.map(|_| session),
-                number: number.unwrap_or(0),
-            };
+            let ticket = |number| Ticket { session, number };
             self.inputs.push_back(match item {
                 Item::Propose {
                     shard,
@@ -391,7 +389,7 @@ impl Node {
                 } => Input::Propose {
                     shard,
                     batch,
-                    ticket: ticket(Some(number)),
+                    ticket: ticket(number),
                 },
                 Item::Ask { shard, input } => Input::Machine { shard, input },
                 Item::Transact {
@@ -401,7 +399,7 @@ impl Node {
                 } => Input::Transact {
                     shard,
                     transaction,
-                    ticket: ticket(token.map(|token| token.0)),
+                    ticket: token.map(|token| ticket(token.0)),
                 },
                 Item::Reply(_) => continue,
             });

@@ -12,8 +12,7 @@ use crate::shard::input::Input;
 /// Who is told what came of a batch or a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
-    /// `None`: nobody waits for it.
-    pub session: Option<SessionId>,
+    pub session: SessionId,
     /// The batch's number within its session, or the token of a transaction.
     pub number: u64,
 }

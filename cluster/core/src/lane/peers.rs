@@ -151,7 +151,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             self.rows[at].receive(from, parcel, now, room, mail, &mut settled);
             for (ticket, outcome) in settled {
                 let committed = committed_of(self.rows[at].machine_mut(), outcome);
-                outputs.committed.push((ticket, committed));
+                let told = ticket.map(|ticket| (ticket, committed));
+                outputs.committed.extend(told);
             }
         } else if let Some(at) = queue_at(shard, &self.options) {
             if let Parcel::Dealing {

@@ -4,6 +4,7 @@
 //! Always holds:
 //! - an answer waits for a bounded time, and a node that let one wait for so long is not waited for
 //!   again before it has caught up;
+//! - what nobody waits for is told at the next tick at the latest, with whatever gathered;
 //! - of a node's life that was fenced nothing is taken;
 //! - a node says something to every other one twice a second at least, so that one whose process
 //!   has stopped is known from one that has nothing to say.
@@ -41,6 +42,8 @@ pub(super) struct Shared<T> {
     /// The newest life of each node that was fenced.
     fences: BTreeMap<NodeId, Life>,
     held: VecDeque<Held<T>>,
+    /// The unlogged rows up to here are told at once: an answer waited for them, or a tick came.
+    hurry: Version,
     /// The definitions that others were told this node has.
     told: Version,
     /// When there was a tick last.
@@ -89,6 +92,7 @@ impl<T> Shared<T> {
             known: BTreeMap::new(),
             fences: BTreeMap::new(),
             held: VecDeque::new(),
+            hurry: Version(0),
             told: Version(0),
             ticked: Instant(0),
         }
@@ -186,6 +190,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     ) {
         let version = self.rows[at].machine().version();
         let waits = !self.shared.is_everywhere(at, version, &self.fresh);
+        if at == 1 && !answered.is_empty() {
+            self.shared.hurry = version;
+        }
         for (ticket, committed) in answered {
             match committed {
                 Some(committed @ Committed::Yes { .. })
@@ -226,7 +233,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if moved {
                 send(&known);
             }
-            peer.feed.pump(shared.life, now.mono, &mut send);
+            peer.feed
+                .pump(shared.hurry, shared.life, now.mono, &mut send);
         }
         for (node, mirror) in &mut shared.mirrors {
             if let Some(news) = mirror.news() {
@@ -239,6 +247,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// Sends again what had no answer, and says that this node is there, and its process.
     pub(super) fn tick_rows(&mut self, now: Now) {
         let known = self.known();
+        self.shared.hurry = self.rows[1].machine().version();
         let (shared, mail) = (&mut self.shared, &mut self.store.mail);
         let paused = shared.ticked.plus_millis(PAUSE_MILLIS) <= now.mono;
         shared.ticked = now.mono;

@@ -317,7 +317,7 @@ fn transactions_are_answered_with_their_versions() {
             bench.inputs.push_back(Input::Transact {
                 shard,
                 transaction: transaction.clone(),
-                ticket,
+                ticket: Some(ticket),
             });
         }
         bench.run();

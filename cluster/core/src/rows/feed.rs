@@ -85,15 +85,27 @@ impl Feed {
         }
     }
 
-    /// Sends what may be sent now.
-    pub(crate) fn pump(&mut self, life: Life, now: Instant, mut send: impl FnMut(&Parcel)) {
-        while self.sender.unacked() < PIECES_MAX {
-            let Some(bytes) = self.next_piece() else {
-                return;
-            };
+    /// Sends what may be sent now, as long as something of it is not newer than `hurry`: other
+    /// changes wait for company.
+    pub(crate) fn pump(
+        &mut self,
+        hurry: Version,
+        life: Life,
+        now: Instant,
+        mut send: impl FnMut(&Parcel),
+    ) {
+        while self.is_wanted(hurry)
+            && self.sender.unacked() < PIECES_MAX
+            && let Some(bytes) = self.next_piece()
+        {
             let seq = self.sender.push(vec![bytes.clone()], now);
             send(&self.parcel(life, seq, bytes));
         }
+    }
+
+    fn is_wanted(&self, hurry: Version) -> bool {
+        let next = self.changes.front();
+        self.walk.is_some() || next.is_some_and(|change| change.version <= hurry)
     }
 
     /// Sends again what had no answer for long.

@@ -242,7 +242,7 @@ mod tests {
 
     fn pieces(feed: &mut Feed) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        feed.pump(LIFE, Instant(0), |parcel| {
+        feed.pump(Version(0), LIFE, Instant(0), |parcel| {
             if let Parcel::Rows(piece) = parcel {
                 pieces.push(piece.clone());
             }

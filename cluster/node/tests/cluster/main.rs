@@ -34,8 +34,6 @@ use warren_cluster_core::members::{NodeState, Replicas};
 const SHARDS: u32 = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// A ticket that nobody waits for.
-const NOBODY: u32 = u32::MAX;
 
 type Shown = Arc<Mutex<BTreeMap<ShardId, Vec<u64>>>>;
 
@@ -232,7 +230,7 @@ async fn open(folder: &Folder, listener: Listener) -> Node {
         handshake_timeout: PATIENCE,
         news: Arc::clone(&news),
     };
-    let started = cluster::start(&handle, NOBODY, options, listener, Routes::default());
+    let started = cluster::start(&handle, options, listener, Routes::default());
     let cluster = started.await.expect("starts");
     Node {
         cluster,

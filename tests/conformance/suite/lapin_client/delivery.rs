@@ -244,7 +244,7 @@ async fn recover(c: &Context) -> CheckResult {
 }
 
 async fn unknown_delivery_tag(c: &Context) -> CheckResult {
-    let queue = c.three(&c.channel().await?).await?;
+    let queue = c.queue(&c.channel().await?).await?;
     for wrong in [Wrong::AckTwice, Wrong::Nack, Wrong::Reject] {
         unknown_tag(c, &queue, wrong).await?;
     }
@@ -265,6 +265,8 @@ async fn unknown_tag(c: &Context, queue: &str, wrong: Wrong) -> CheckResult {
         let ch = c.channel().await?;
         let tag = match wrong {
             Wrong::AckTwice => {
+                // Of its own: nobody knows how often this is asked again.
+                ch.publish("", queue, "acknowledged twice").await?;
                 let tag = ch.must_get(queue).await?.delivery_tag;
                 settle(&ch, tag, BasicAckOptions::default()).await?;
                 settle(&ch, tag, BasicAckOptions::default()).await?;

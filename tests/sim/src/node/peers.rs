@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use warren_broker_core::dispatch::control::lives;
-use warren_broker_core::dispatch::work::Ticket;
 use warren_broker_core::topology::Queue;
 use warren_cluster_core::ids::{Index, Instant, NodeId, Place, Seq, ShardId, Term};
 use warren_cluster_core::inbox::Input;
@@ -17,12 +16,6 @@ use warren_cluster_core::members::{Directory, all_shards, is_own};
 use warren_cluster_core::rows::{Change, Transaction, Version};
 
 use super::{LaneInput, Life, Node};
-
-/// Nobody waits for what the cluster's own tasks propose.
-const NOBODY: Ticket = Ticket {
-    session: None,
-    number: 0,
-};
 
 /// What a shard is on one node at one entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,7 +134,7 @@ impl Node {
         self.push(LaneInput::Transact {
             shard: ShardId::DEFINITIONS,
             transaction,
-            ticket: NOBODY,
+            ticket: None,
         });
     }
 

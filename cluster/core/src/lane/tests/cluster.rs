@@ -434,7 +434,7 @@ impl Cluster {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            ticket: Ticket::Row { key, value },
+            ticket: Some(Ticket::Row { key, value }),
         });
     }
 

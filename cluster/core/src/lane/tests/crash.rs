@@ -193,7 +193,7 @@ impl World {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            ticket: Ticket::Row { key, value },
+            ticket: Some(Ticket::Row { key, value }),
         });
     }
 

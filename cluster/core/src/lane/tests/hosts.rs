@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::double::{Ask, Double, Told, put};
 use crate::batch::Outcome;
+use crate::consensus::TICK_MILLIS;
 use crate::ids::{Life, NodeId, Now, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
@@ -187,18 +188,24 @@ impl Net {
         }
     }
 
-    fn transact(&mut self, at: usize, ticket: u32, write: Write) {
+    fn transact(&mut self, at: usize, ticket: impl Into<Option<u32>>, write: Write) {
         self.transact_in(ShardId::LOCAL_DEFINITIONS, at, ticket, write);
     }
 
-    pub(super) fn transact_in(&mut self, shard: ShardId, at: usize, ticket: u32, write: Write) {
+    pub(super) fn transact_in(
+        &mut self,
+        shard: ShardId,
+        at: usize,
+        ticket: impl Into<Option<u32>>,
+        write: Write,
+    ) {
         self.nodes[at].inputs.push_back(Input::Transact {
             shard,
             transaction: Transaction {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            ticket,
+            ticket: ticket.into(),
         });
     }
 
@@ -261,6 +268,27 @@ fn rows_are_seen_everywhere_before_their_change_is_answered() {
     net.run();
     assert_eq!(net.committed(0), [3]);
     assert!(!net.nodes[1].rows.contains_key(&key(1)));
+}
+
+#[test]
+fn what_nobody_waits_for_is_told_with_what_is_waited_for_or_at_the_next_tick() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.put(0, 1, 1);
+    net.put(0, 2, 2);
+    let delete = |number| Write::Delete { row: key(number) };
+    let has = |net: &Net, number| net.nodes[1].rows.contains_key(&key(number));
+    net.transact(0, None, delete(1));
+    net.run();
+    assert!(has(&net, 1), "it waits for company");
+    net.put(0, 3, 3);
+    assert!(!has(&net, 1) && has(&net, 3), "in order, at once");
+    net.transact(0, None, delete(2));
+    net.run();
+    assert!(has(&net, 2));
+    net.pass(2 * TICK_MILLIS);
+    assert!(!has(&net, 2), "with the tick");
+    assert_eq!(net.committed(0), [1, 2, 3], "nobody else is answered");
 }
 
 #[test]
