@@ -81,9 +81,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
     for name in &unknown {
         tracing::warn!(variable = %name, "environment variable is not known");
     }
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+        .worker_threads(config.io_threads(cores))
         .thread_name("warren-io")
         .enable_all()
         .build()

@@ -259,6 +259,15 @@ const KEYS: &[Key] = &[
         set: |c, v| put(text(v).map(Some), &mut c.cluster_name),
     },
     Key {
+        name: "warren.io_threads",
+        set: |c, v| {
+            put(
+                integer(v, 1, 1024).map(|n| Some(n as usize)),
+                &mut c.io_threads,
+            )
+        },
+    },
+    Key {
         name: "vm_memory_high_watermark.relative",
         set: |c, v| {
             put(

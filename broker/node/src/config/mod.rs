@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) handshake_timeout: u64,
     pub(crate) cluster_name: Option<String>,
 
+    /// See [`Config::io_threads`].
+    pub(crate) io_threads: Option<usize>,
     pub(crate) memory_high_watermark: MemoryLimit,
     pub(crate) disk_free_limit: u64,
     pub(crate) shutdown_timeout: u64,
@@ -110,6 +112,7 @@ impl Default for Config {
             consumer_max_per_channel: None,
             handshake_timeout: 10_000,
             cluster_name: None,
+            io_threads: None,
             memory_high_watermark: MemoryLimit::Relative(0.6),
             disk_free_limit: 50_000_000,
             shutdown_timeout: 8_000,
@@ -157,6 +160,12 @@ pub(crate) enum Error {
 }
 
 impl Config {
+    /// Threads that serve connections: by default a core is left to the log (decision 0022).
+    pub(crate) fn io_threads(&self, cores: usize) -> usize {
+        let default = cores.saturating_sub(1);
+        self.io_threads.unwrap_or(default).max(1)
+    }
+
     /// The defaults, changed by `file` if there is one and by the `WARREN_*` variables in
     /// `environment`. Also gives the names of variables that mean nothing.
     ///
@@ -289,6 +298,15 @@ mod tests {
         assert_eq!(config.heartbeat_secs, 15);
         assert_eq!(config.amqp, vec![SocketAddr::from(([127, 0, 0, 1], 5700))]);
         assert_eq!(unknown, ["WARREN_NONSENSE"]);
+    }
+
+    #[test]
+    fn a_core_is_left_to_the_log_unless_the_configuration_says_otherwise() {
+        let config = Config::default();
+        assert_eq!([1, 2, 8].map(|cores| config.io_threads(cores)), [1, 1, 7]);
+        let config = from_text("warren.io_threads = 2").expect("a known key");
+        assert_eq!(config.io_threads(8), 2);
+        assert!(from_text("warren.io_threads = 0").is_err());
     }
 
     #[test]
