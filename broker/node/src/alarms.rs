@@ -182,6 +182,24 @@ mod tests {
     }
 
     #[test]
+    fn plenty_is_far_from_both_limits() {
+        let limits = Limits {
+            memory: 4 << 30,
+            disk_free: 1 << 30,
+        };
+        let plenty = |resident, disk_free| {
+            limits.has_plenty(Readings {
+                resident,
+                disk_free,
+            })
+        };
+        assert!(plenty(1 << 30, 11 << 30));
+        assert!(!plenty(2 << 30, 11 << 30), "half of the memory");
+        assert!(!plenty(1 << 30, 10 << 30), "a disk that could be full soon");
+        assert!(!plenty(1 << 30, 0));
+    }
+
+    #[test]
     fn reasons_are_rabbitmqs() {
         let reason = |memory, disk| Alarms { memory, disk }.reason();
         assert_eq!(reason(false, false), None);

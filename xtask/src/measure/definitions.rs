@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::admin::Admin;
 use super::brokers::{self, Broker};
+use super::contents::{self, Objects};
 use super::process::Usage;
 use super::table::{Figures, Series, markdown};
 use crate::arguments::Arguments;
@@ -31,13 +32,12 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     let rounds = arguments.rounds(5)?;
     arguments.finish()?;
     let binary = brokers::build_warren()?;
-    let text = file().to_string();
     let (mut one, mut three) = (Figures::default(), Figures::default());
     for round in 1..=rounds {
         println!("\n# round {round} of {rounds}");
-        measure(&binary, &Broker::warren(&binary, &[])?, &text, &mut one)?;
+        measure(&binary, &Broker::warren(&binary, &[])?, &mut one)?;
         let cluster = Broker::warren_cluster(&binary, 3)?;
-        measure(&binary, &cluster, &text, &mut three)?;
+        measure(&binary, &cluster, &mut three)?;
     }
     let rows = one.rows().into_iter().zip(three.rows());
     let rows: Vec<Vec<String>> = rows
@@ -61,9 +61,9 @@ pub(super) fn run(arguments: &mut Arguments) -> Result<()> {
     Ok(())
 }
 
-fn measure(binary: &Path, broker: &Broker, text: &str, figures: &mut Figures) -> Result<()> {
+fn measure(binary: &Path, broker: &Broker, figures: &mut Figures) -> Result<()> {
     let path = broker.file("definitions.json");
-    fs::write(&path, text).context("cannot write the file")?;
+    write(&path)?;
     let path = path.to_string_lossy();
     let admin = Admin::new(binary, broker);
     let add_memory = |what, figures: &mut Figures| -> Result<()> {
@@ -129,51 +129,28 @@ fn expect(said: &str, wanted: &str) -> Result<()> {
     Ok(())
 }
 
-/// Definitions as RabbitMQ exports them: classic and quorum queues in turn, a binding each.
-fn file() -> Value {
-    let exchange = |at: usize| {
-        json!({
-            "name": format!("orders-{at}"), "vhost": "/", "type": "direct", "durable": true,
-            "auto_delete": false, "internal": false, "arguments": {},
-        })
-    };
+/// Classic and quorum queues in turn, a binding each.
+fn write(path: &Path) -> Result<()> {
+    let source = |at: usize| format!("orders-{}", at % EXCHANGES);
+    let name = |at: usize| format!("queue-{at:06}");
     let queue = |at: usize| {
         let kind = ["classic", "quorum"][at % 2];
-        json!({
-            "name": format!("queue-{at:06}"), "vhost": "/", "durable": true,
-            "auto_delete": false, "arguments": { "x-queue-type": kind },
-        })
+        contents::queue(&name(at), &json!({ "x-queue-type": kind }))
     };
-    let binding = |at: usize| {
-        json!({
-            "source": format!("orders-{}", at % EXCHANGES), "vhost": "/",
-            "destination": format!("queue-{at:06}"), "destination_type": "queue",
-            "routing_key": format!("key-{at:06}"), "arguments": {},
-        })
-    };
-    json!({
-        "rabbit_version": "3.13.0",
-        "vhosts": [{ "name": "/" }],
-        "exchanges": (0..EXCHANGES).map(exchange).collect::<Vec<_>>(),
-        "queues": (0..QUEUES).map(queue).collect::<Vec<_>>(),
-        "bindings": (0..QUEUES).map(binding).collect::<Vec<_>>(),
-    })
+    let binding = |at: usize| contents::binding(&source(at), &name(at), &format!("key-{at:06}"));
+    let exchange = |at| contents::exchange(&source(at));
+    let sections: Vec<(&str, Objects<'_>)> = vec![
+        ("vhosts", Box::new(std::iter::once(json!({ "name": "/" })))),
+        ("exchanges", Box::new((0..EXCHANGES).map(exchange))),
+        ("queues", Box::new((0..QUEUES).map(queue))),
+        ("bindings", Box::new((0..QUEUES).map(binding))),
+    ];
+    contents::write(path, sections)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_file_has_a_binding_of_every_queue() {
-        let file = file();
-        let (queues, bindings) = (&file["queues"], &file["bindings"]);
-        for at in [0, 1, QUEUES - 1] {
-            assert_eq!(queues[at]["name"], bindings[at]["destination"]);
-        }
-        assert_eq!(queues[QUEUES], Value::Null);
-        assert_eq!(bindings[QUEUES], Value::Null);
-    }
 
     #[test]
     fn what_is_said_is_compared() {

@@ -6,6 +6,7 @@
 mod admin;
 mod brokers;
 mod connections;
+mod contents;
 mod definitions;
 mod empty;
 mod failover;

@@ -1,8 +1,6 @@
 //! `measure queues`: many durable queues on three nodes, declared by an import of definitions: what
 //! they cost, how fast messages go to them, and how long a node takes to come back.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::admin::Admin;
 use super::brokers::{self, Broker};
+use super::contents;
 use super::definitions::largest;
 use super::process::Usage;
 use super::restart::Restarted;
@@ -63,7 +62,8 @@ fn measure(binary: &Path, queues: u64, figures: &mut Figures) -> Result<()> {
     let cluster = Broker::warren_cluster(binary, 3)?;
     let admin = Admin::new(binary, &cluster);
     let path = cluster.file("definitions.json");
-    write(&path, queues)?;
+    let all = (0..queues).map(|at| contents::queue(&format!("{PREFIX}-{at}"), &json!({})));
+    contents::write(&path, vec![("queues", Box::new(all))])?;
     let before = largest(&cluster, |usage| usage.resident)?;
     let words = ["definitions", "import", &path.to_string_lossy()];
     let (took, said) = admin.timed_within(&words, IMPORT_LIMIT)?;
@@ -107,21 +107,4 @@ fn rate(binary: &Path, cluster: &Broker, queues: u64, flags: &[&str]) -> Result<
     let said = call.output()?;
     let summary: Value = serde_json::from_str(&said).context("the load's summary")?;
     field(&summary, "/confirm_rate")
-}
-
-/// Writes definitions, queue by queue: all of them at once would be gigabytes.
-fn write(path: &Path, queues: u64) -> Result<()> {
-    let file = fs::File::create(path).context("cannot write the file")?;
-    let mut out = std::io::BufWriter::new(file);
-    write!(out, "{{\"rabbit_version\":\"3.13.0\",\"queues\":[")?;
-    for at in 0..queues {
-        let queue = json!({
-            "name": format!("{PREFIX}-{at}"), "vhost": "/", "durable": true,
-            "auto_delete": false, "arguments": {},
-        });
-        let comma = if at == 0 { "" } else { "," };
-        write!(out, "{comma}{queue}")?;
-    }
-    write!(out, "]}}")?;
-    out.flush().context("cannot write the file")
 }

@@ -2,8 +2,6 @@
 //! with a channel, a durable replicated queue, a binding and a consumer, and is sent a message of
 //! 1 KiB every ten seconds. What it takes is what `docs/capacity.md` reckons with.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +12,7 @@ use serde_json::{Value, json};
 use super::admin::Admin;
 use super::brokers::{self, Broker};
 use super::connections::Clients;
+use super::contents::{self, Objects};
 use super::process::Usage;
 use super::table::{Figures, field, markdown};
 use crate::arguments::Arguments;
@@ -128,33 +127,14 @@ fn cpu(cluster: &Broker) -> Result<f64> {
 
 /// A queue and a binding for each user.
 fn write(path: &Path, users: u64) -> Result<()> {
-    let file = fs::File::create(path).context("cannot write the file")?;
-    let mut out = std::io::BufWriter::new(file);
-    let exchange = json!({
-        "name": EXCHANGE, "vhost": "/", "type": "direct", "durable": true,
-        "auto_delete": false, "internal": false, "arguments": {},
-    });
-    write!(
-        out,
-        "{{\"rabbit_version\":\"3.13.0\",\"exchanges\":[{exchange}],\"queues\":["
-    )?;
-    let name = |at: u64| format!("{PREFIX}-{at}");
-    let comma = |at: u64| if at == 0 { "" } else { "," };
-    for at in 0..users {
-        let queue = json!({
-            "name": name(at), "vhost": "/", "durable": true, "auto_delete": false,
-            "arguments": {},
-        });
-        write!(out, "{}{queue}", comma(at))?;
-    }
-    write!(out, "],\"bindings\":[")?;
-    for at in 0..users {
-        let binding = json!({
-            "source": EXCHANGE, "vhost": "/", "destination": name(at),
-            "destination_type": "queue", "routing_key": name(at), "arguments": {},
-        });
-        write!(out, "{}{binding}", comma(at))?;
-    }
-    write!(out, "]}}")?;
-    out.flush().context("cannot write the file")
+    let names = || (0..users).map(|at| format!("{PREFIX}-{at}"));
+    let queues = names().map(|name| contents::queue(&name, &json!({})));
+    let bindings = names().map(|name| contents::binding(EXCHANGE, &name, &name));
+    let exchanges = std::iter::once(contents::exchange(EXCHANGE));
+    let sections: Vec<(&str, Objects<'_>)> = vec![
+        ("exchanges", Box::new(exchanges)),
+        ("queues", Box::new(queues)),
+        ("bindings", Box::new(bindings)),
+    ];
+    contents::write(path, sections)
 }
