@@ -36,7 +36,7 @@ pub(crate) struct Readings {
     pub(crate) disk_free: u64,
 }
 
-/// Half of the disk that is plenty beyond its limit.
+/// More than anybody fills within a second, of memory and of half of the disk.
 const PLENTY_BYTES: u64 = 4 << 30;
 
 /// The limits, in bytes.
@@ -55,9 +55,9 @@ impl Limits {
         Self { memory, disk_free }
     }
 
-    /// Whether neither alarm can be near: nothing takes so much within a second.
+    /// Whether neither alarm can be near for a second.
     pub(crate) fn has_plenty(self, readings: Readings) -> bool {
-        readings.resident < self.memory / 2
+        self.memory.saturating_sub(readings.resident) > PLENTY_BYTES
             && readings.disk_free / 2 > self.disk_free + PLENTY_BYTES
     }
 
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn plenty_is_far_from_both_limits() {
         let limits = Limits {
-            memory: 4 << 30,
+            memory: 6 << 30,
             disk_free: 1 << 30,
         };
         let plenty = |resident, disk_free| {
@@ -194,9 +194,12 @@ mod tests {
             })
         };
         assert!(plenty(1 << 30, 11 << 30));
-        assert!(!plenty(2 << 30, 11 << 30), "half of the memory");
+        assert!(
+            !plenty(2 << 30, 11 << 30),
+            "memory that a publisher fills soon"
+        );
         assert!(!plenty(1 << 30, 10 << 30), "a disk that could be full soon");
-        assert!(!plenty(1 << 30, 0));
+        assert!(!plenty(7 << 30, 11 << 30) && !plenty(1 << 30, 0));
     }
 
     #[test]
