@@ -1,12 +1,14 @@
 //! Memory and disk alarms: above the memory watermark or below the disk limit publishers wait,
 //! consumers never do.
 //!
-//! Measured every 250 ms (every second while there is plenty) and at once when a session asks:
-//! resident memory (what the kernel would kill us for), not what the allocator thinks. A raised
-//! memory alarm is cleared a little below its mark, so that it does not flap.
+//! Measured every 250 ms (every second while there is plenty), and whenever clients have sent a
+//! quarter of what memory was left: resident memory (what the kernel would kill us for), not what
+//! the allocator thinks. A raised memory alarm is cleared a little below its mark, so that it does
+//! not flap.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::MemoryLimit;
 
@@ -39,6 +41,9 @@ pub(crate) struct Readings {
 /// More than anybody fills within a second, of memory and of half of the disk.
 const PLENTY_BYTES: u64 = 4 << 30;
 
+/// Memory is not looked at for fewer bytes of clients.
+const INTAKE_BYTES_MIN: u64 = 4 << 20;
+
 /// The limits, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
@@ -61,6 +66,11 @@ impl Limits {
             && readings.disk_free / 2 > self.disk_free + PLENTY_BYTES
     }
 
+    /// After so many bytes of clients memory is worth a look.
+    fn worth_a_look(self, readings: Readings) -> u64 {
+        (self.memory.saturating_sub(readings.resident) / 4).max(INTAKE_BYTES_MIN)
+    }
+
     /// The alarms that follow from `readings`, given those that were raised before.
     pub(crate) fn judge(self, readings: Readings, before: Alarms) -> Alarms {
         let clear_below = self.memory - self.memory / 32;
@@ -73,6 +83,36 @@ impl Limits {
             memory: readings.resident > mark,
             disk: readings.disk_free < self.disk_free,
         }
+    }
+}
+
+/// What clients have sent since memory was looked at.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    unseen: AtomicU64,
+    limit: AtomicU64,
+}
+
+impl Intake {
+    pub(crate) fn new() -> Self {
+        Self {
+            unseen: AtomicU64::new(0),
+            limit: AtomicU64::new(INTAKE_BYTES_MIN),
+        }
+    }
+
+    /// So many bytes came; true, for one of those who brought them, when memory is to be looked at.
+    pub(crate) fn came(&self, bytes: usize) -> bool {
+        let unseen = self.unseen.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        let limit = self.limit.load(Ordering::Relaxed);
+        unseen >= limit && self.unseen.swap(0, Ordering::Relaxed) >= limit
+    }
+
+    /// Memory was looked at.
+    pub(crate) fn looked(&self, limits: Limits, readings: Readings) {
+        let limit = limits.worth_a_look(readings);
+        self.limit.store(limit, Ordering::Relaxed);
+        self.unseen.store(0, Ordering::Relaxed);
     }
 }
 
@@ -200,6 +240,28 @@ mod tests {
         );
         assert!(!plenty(1 << 30, 10 << 30), "a disk that could be full soon");
         assert!(!plenty(7 << 30, 11 << 30) && !plenty(1 << 30, 0));
+    }
+
+    #[test]
+    fn memory_is_looked_at_before_clients_can_fill_it() {
+        let limits = Limits {
+            memory: 160 << 20,
+            disk_free: 0,
+        };
+        let intake = Intake::new();
+        let resident = |mib: u64| Readings {
+            resident: mib << 20,
+            disk_free: 0,
+        };
+        intake.looked(limits, resident(40));
+        assert!(!intake.came(20 << 20));
+        assert!(intake.came(10 << 20), "a quarter of what was left");
+        assert!(!intake.came(1), "told once");
+        for mib in [150, 170] {
+            intake.looked(limits, resident(mib));
+            assert!(!intake.came(3 << 20));
+            assert!(intake.came(1 << 20), "often near the limit");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,7 +30,7 @@ use warren_cluster_core::ids::{Instant, Life, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::rows::Change;
 
-use crate::alarms::{Alarms, Limits};
+use crate::alarms::{Alarms, Intake, Limits};
 use crate::commits::Commits;
 use crate::config::Config;
 use crate::events::Events;
@@ -61,6 +61,9 @@ pub(crate) struct Broker {
     session_options: Arc<SessionOptions>,
     limits: Limits,
     alarms: Mutex<Alarms>,
+    intake: Intake,
+    /// Held by who measures: sessions hear of alarms in the order in which they come and go.
+    measuring: Mutex<()>,
     /// What the node itself waits for.
     commits: Commits,
     /// At most two a queue.
@@ -95,6 +98,8 @@ impl Broker {
             session_options,
             limits,
             alarms: Mutex::new(Alarms::default()),
+            intake: Intake::new(),
+            measuring: Mutex::default(),
             commits: Commits::default(),
             chores: SegQueue::new(),
             chores_notify: tokio::sync::Notify::new(),
@@ -282,8 +287,21 @@ impl Broker {
         self.events.tell(kind, Some(self.lane().node()), None, text);
     }
 
-    /// Measures, raises and clears alarms, tells the sessions when something changed.
+    /// A client has sent so many bytes.
+    pub(crate) fn came_in(&self, bytes: usize) {
+        if self.intake.came(bytes) {
+            self.check_alarms();
+        }
+    }
+
+    /// Measures, raises and clears alarms, tells the sessions when something changed. Nothing
+    /// happens while another thread is at it.
     pub(crate) fn check_alarms(&self) {
+        let _measuring = match self.measuring.try_lock() {
+            Ok(measuring) => measuring,
+            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
         let readings = match crate::alarms::measure(&self.config.data_dir) {
             Ok(readings) => readings,
             Err(error) => {
@@ -293,6 +311,7 @@ impl Broker {
         };
         let had_plenty = self.has_plenty();
         self.stats.set_readings(readings);
+        self.intake.looked(self.limits, readings);
         if !(had_plenty && self.has_plenty()) {
             // What waits for room goes on once there is some, though nobody else steps the lane.
             self.lane().submit(&mut vec![Input::FreeDisk {

@@ -151,6 +151,7 @@ impl Connection {
                 }
                 Ok(count) => {
                     self.feed(&buffer[..kept + count]);
+                    self.broker.came_in(count);
                     Some(Progress::Some)
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
