@@ -161,8 +161,7 @@ pub async fn become_member(
 }
 
 /// Opens the port and the links of an open lane. A node that founds its cluster has done so when
-/// this returns. `routes` are served beside the
-/// cluster's own.
+/// this returns. `routes` are served beside the cluster's own.
 ///
 /// # Errors
 /// See [`Error`].

@@ -153,6 +153,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_file_has_a_binding_of_every_queue() {
+        let name = format!("warren-definitions-{}.json", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        write(&path).expect("a file");
+        let text = fs::read(&path).expect("written");
+        fs::remove_file(&path).expect("removed");
+        let file: Value = serde_json::from_slice(&text).expect("JSON");
+        let (queues, bindings) = (&file["queues"], &file["bindings"]);
+        for at in [0, 1, QUEUES - 1] {
+            assert_eq!(queues[at]["name"], bindings[at]["destination"]);
+        }
+        assert_eq!(queues[QUEUES], Value::Null);
+        assert_eq!(bindings[QUEUES], Value::Null);
+    }
+
+    #[test]
     fn what_is_said_is_compared() {
         assert!(expect("note: x\n0 created, 5 there\n", "0 created").is_ok());
         assert!(expect("10 created\n", "0 created").is_err());

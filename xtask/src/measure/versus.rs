@@ -55,17 +55,17 @@ pub(super) fn run_cluster(arguments: &mut Arguments) -> Result<()> {
 }
 
 fn compare(arguments: &mut Arguments, all: &'static [Load], brokers: &Brokers) -> Result<()> {
-    let rounds: usize = arguments.value("--rounds")?.unwrap_or(5);
+    let rounds = arguments.rounds(5)?;
     let only: String = arguments.value("--only")?.unwrap_or_default();
     arguments.finish()?;
     let loads: Vec<&Load> = all
         .iter()
         .filter(|load| load.name.contains(&only))
         .collect();
-    if rounds == 0 || loads.is_empty() {
+    if loads.is_empty() {
         let names: Vec<&str> = all.iter().map(|load| load.name).collect();
         bail!(
-            "nothing to measure: --rounds is 0, or --only is in none of: {}",
+            "nothing to measure: --only is in none of: {}",
             names.join("; ")
         );
     }
