@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use warren_broker_core::definitions::Store;
 use warren_broker_core::dispatch::control::lives;
 use warren_cluster_core::ids::{Life, NodeId};
@@ -19,8 +19,6 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// How long a node that starts waits for the others' rows, and how often it looks.
 const MEET_LIMIT: Duration = Duration::from_secs(3);
 const MEET_PERIOD: Duration = Duration::from_millis(20);
-/// How often the leader of the definitions looks for nodes that are gone.
-const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 /// Begins this node's life; what an earlier one left behind is gone when this returns.
 pub(crate) async fn begin(broker: &Broker) {
@@ -80,11 +78,10 @@ pub(crate) async fn renew(broker: &Arc<Broker>) {
 /// While this node leads the definitions: ends the lives of nodes that are gone for long.
 pub(crate) async fn watch(broker: Arc<Broker>) {
     let after = Duration::from_millis(broker.config().fence_after);
-    let mut period = tokio::time::interval(WATCH_PERIOD);
-    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gone: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {
-        let now = period.tick().await;
+        tokio::time::sleep(warren_cluster::until_next_look()).await;
+        let now = Instant::now();
         if !broker.is_on_duty() {
             gone.clear();
             continue;

@@ -22,10 +22,8 @@ use crate::metrics::Registry;
 use crate::standing::Standing;
 use crate::{admin, alarms, astray, backup, cluster, definitions, events, http, listener, lives};
 
-/// How often memory and disk are measured.
+/// How often memory and disk are measured; about once a second while there is plenty of both.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
-/// The same while there is plenty of both.
-const CALM_PERIOD: Duration = Duration::from_secs(1);
 /// How often memory is given back at the most, without an alarm.
 const TRIM_PERIOD: Duration = Duration::from_secs(5);
 /// Exit code when a second signal cuts a stop short.
@@ -219,7 +217,8 @@ async fn watch_alarms(broker: Arc<Broker>) {
     let mut standing = Standing::default();
     loop {
         let plenty = broker.has_plenty();
-        tokio::time::sleep(if plenty { CALM_PERIOD } else { ALARM_PERIOD }).await;
+        let calm = warren_cluster::until_next_look();
+        tokio::time::sleep(if plenty { calm } else { ALARM_PERIOD }).await;
         broker.check_alarms();
         standing.look(&broker);
         let due = looked.elapsed() >= TRIM_PERIOD || broker.alarms().memory;

@@ -29,13 +29,16 @@ pub use message::{Message, SnapshotOf};
 
 /// Ticks without a leader's message after which a replica stands for election: at least this
 /// many, less than twice as many.
-pub const ELECTION_TICKS: u32 = 8;
+pub const ELECTION_TICKS: u32 = 9;
+/// So many ticks without a leader's message mean that two beats did not come in time.
+const MISSED_TICKS: usize = 5;
 
 /// Milliseconds from one tick to the next, and at least: what a lease may last depends on it.
 pub const TICK_MILLIS: u64 = 75;
-pub const TICK_MILLIS_MIN: u64 = 65;
-/// Milliseconds from one beat of a leader to the next: every second tick. What is answered to one
-/// may come with the next, and is taken at the tick after that: a lease lasts longer than all that.
+pub const TICK_MILLIS_MIN: u64 = 67;
+/// Milliseconds from one beat of a leader to the next: every second tick. What is said with one is
+/// taken at the next, the answer goes along with that and is taken at the one after it: a lease
+/// lasts longer than all that.
 pub const BEAT_MILLIS: u64 = 2 * TICK_MILLIS;
 /// By how much clocks of two nodes may drift apart within an election timeout, in milliseconds.
 const DRIFT_MILLIS: u64 = 40;
@@ -43,7 +46,7 @@ const DRIFT_MILLIS: u64 = 40;
 /// replica counts before it grants a vote, the first may come at once.
 const LEASE_MILLIS: u64 = (ELECTION_TICKS as u64 - 1) * TICK_MILLIS_MIN - DRIFT_MILLIS;
 
-const _: () = assert!(LEASE_MILLIS > 2 * BEAT_MILLIS + TICK_MILLIS);
+const _: () = assert!(LEASE_MILLIS > 3 * BEAT_MILLIS + DRIFT_MILLIS);
 
 /// What a replica must never forget, but for `commit`, which others would tell it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -244,6 +247,13 @@ impl Consensus {
         }
     }
 
+    /// Whether nothing is to be expected of the next tick: there is a leader that was heard of
+    /// late, or this one has its lease.
+    #[must_use]
+    pub fn is_settled(&self, now: Instant) -> bool {
+        self.group().is_none_or(|group| group.is_settled(now))
+    }
+
     /// Whether a group has anything for [`Self::ready`].
     #[must_use]
     pub fn has_work(&self) -> bool {
@@ -257,8 +267,9 @@ impl Consensus {
         }
     }
 
-    /// Whether this node's disk hangs or its clock is wrong: what it leads goes to a voter that
-    /// takes it, else nobody leads; and it does not stand for election meanwhile.
+    /// Whether this node's disk hangs or its clock is wrong, from the next tick on: what it leads
+    /// goes to a voter that takes it, else nobody leads; and it does not stand for election
+    /// meanwhile.
     pub fn set_unfit(&mut self, unfit: bool) {
         if let Some(group) = self.group_mut() {
             group.set_unfit(unfit);
@@ -459,8 +470,9 @@ impl Consensus {
 
     /// Who takes part.
     #[must_use]
-    pub fn members(&self) -> Members {
-        self.group().map_or_else(Members::default, Group::members)
+    pub fn members(&self) -> &Members {
+        const NOBODY: &Members = &Members::nobody();
+        self.group().map_or(NOBODY, Group::members)
     }
 
     /// Whether there is nobody to agree with or to tell: no ticks are needed.

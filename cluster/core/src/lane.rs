@@ -152,6 +152,8 @@ pub struct Lane<M: Machine, T> {
     next_tick: Option<Instant>,
     /// When all that lead here beat; and whether this step ends with all mail that waited for it.
     next_beat: Instant,
+    /// Nothing is expected of the next tick: it counts at the next beat as well as on time.
+    quiet: bool,
     beats: bool,
     /// Nodes that there is a way to.
     nodes: BTreeSet<NodeId>,
@@ -265,6 +267,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let shards = self.deadlines.values().min().copied();
         let tick = self.next_tick.filter(|tick| *tick != NEVER);
         let beat = tick.map(|_| self.next_beat);
+        let tick = tick.filter(|_| !self.quiet);
         let transfer = self.transfer_deadline();
         let install = self.install_deadline();
         let answers = self.shared.deadline();
@@ -432,6 +435,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
         let mut batch = Batch::new(transaction.encoded_len());
         batch.push(|out| transaction.encode(out));
+        // What nobody waits for is told at the next tick.
+        self.quiet &= ticket.is_some();
         self.touched.insert(shard);
         self.rows[at].push(batch, ticket, now)
     }

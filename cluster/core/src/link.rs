@@ -27,6 +27,9 @@ pub use transfer::{About, BodyOf, Transfer};
 pub const VERSION: u8 = 1;
 /// Set in the version byte of an envelope in which nothing is in a hurry.
 const PATIENT: u8 = 0x80;
+/// Room that an envelope begins with, and that is kept for what waits for a beat.
+const OPEN_BYTES: usize = 1 << 10;
+const WAITING_BYTES_KEPT: usize = 4 << 10;
 /// Bytes of an envelope, but for one that holds a single larger parcel.
 pub const ENVELOPE_BYTES_MAX: usize = 1 << 20;
 
@@ -139,13 +142,13 @@ impl Parcel {
         }
     }
 
-    fn encode(&self, shard: ShardId, out: &mut Parts) {
-        let mut body = Parts::default();
+    /// Appends its byte form; `body` is empty, and so it is left: room that is used again.
+    fn encode(&self, shard: ShardId, body: &mut Parts, out: &mut Parts) {
         let head = body.open();
         head.put_u8(self.kind());
         head.put_u32_le(shard.0);
         match self {
-            Self::Raft(message) => message.encode(&mut body),
+            Self::Raft(message) => message.encode(body),
             Self::Propose { known, entry } => {
                 head.put_u64_le(known.0);
                 body.attach(entry);
@@ -173,24 +176,22 @@ impl Parcel {
             }
             // Room of no byte is room for what is kept: it is sent as one byte of it.
             Self::Room { bytes } => head.put_u64_le(bytes.map_or(0, |bytes| bytes.max(1))),
-            Self::Transfer(transfer) => transfer.encode(&mut body),
+            Self::Transfer(transfer) => transfer.encode(body),
             Self::Dealing {
                 term,
                 life,
                 dealing,
-            } => dealing.encode(*term, *life, &mut body),
+            } => dealing.encode(*term, *life, body),
             Self::Rows(_)
             | Self::RowsGot { .. }
             | Self::Known { .. }
             | Self::Ask { .. }
             | Self::Fresh { .. }
-            | Self::Post { .. } => self.encode_shared(&mut body),
+            | Self::Post { .. } => self.encode_shared(body),
         }
         let length = u32::try_from(body.len()).expect("a parcel is below 4 GiB");
         out.open().put_u32_le(length);
-        for piece in body.take() {
-            out.attach(&piece);
-        }
+        out.append(body);
     }
 
     /// What nodes say of rows, and to those who use the lane.
@@ -375,6 +376,9 @@ impl Parcel {
 }
 
 const SHORT: &str = "ends too early";
+/// Of a heartbeat, about; and parcels that room is made for before any is read.
+const SMALL_BYTES: usize = 96;
+const PARCELS_AHEAD: usize = 64;
 
 /// Reads an envelope; entries are slices of it.
 ///
@@ -403,7 +407,7 @@ fn open_all(rest: &mut Bytes) -> Result<Vec<(ShardId, Parcel)>, &'static str> {
         return Err("unknown version");
     }
     let whole = rest.len();
-    let mut parcels = Vec::new();
+    let mut parcels = Vec::with_capacity((whole / SMALL_BYTES).clamp(1, PARCELS_AHEAD));
     while !rest.is_empty() {
         let length = rest.try_get_u32_le().map_err(|_| SHORT)? as usize;
         if rest.len() < length {
@@ -430,17 +434,24 @@ pub struct Mail {
     /// What goes along with the next envelope on the control link, at the next beat at the latest.
     waiting: BTreeMap<NodeId, Parts>,
     full: Vec<Envelope>,
+    /// Empty between parcels.
+    body: Parts,
 }
 
 impl Mail {
     /// Adds a parcel.
     pub fn send(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
-        self.add(to, parcel.class(), |parts| parcel.encode(shard, parts));
+        let mut body = std::mem::take(&mut self.body);
+        self.add(to, parcel.class(), |parts| {
+            parcel.encode(shard, &mut body, parts);
+        });
+        self.body = body;
     }
 
     fn add(&mut self, to: NodeId, class: Class, put: impl FnOnce(&mut Parts)) {
         let parts = self.open.entry((to, class)).or_default();
         if parts.is_empty() {
+            parts.open().reserve(OPEN_BYTES);
             parts.open().put_u8(VERSION);
         }
         put(parts);
@@ -455,7 +466,7 @@ impl Mail {
     pub fn send_with_beat(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
         debug_assert_eq!(parcel.class(), Class::Control);
         let waiting = self.waiting.entry(to).or_default();
-        parcel.encode(shard, waiting);
+        parcel.encode(shard, &mut self.body, waiting);
         // It goes along with less than half of an envelope.
         if waiting.len() >= ENVELOPE_BYTES_MAX / 4 {
             let mut waiting = std::mem::take(waiting);
@@ -466,14 +477,21 @@ impl Mail {
     /// All envelopes; leaves nothing but what waits for a beat, if this is none.
     pub fn take(&mut self, is_beat: bool, out: &mut Vec<Envelope>) {
         if is_beat {
-            for (to, mut waiting) in std::mem::take(&mut self.waiting) {
-                let parts = self.open.entry((to, Class::Control)).or_default();
+            for (to, waiting) in &mut self.waiting {
+                if waiting.is_empty() {
+                    continue;
+                }
+                let parts = self.open.entry((*to, Class::Control)).or_default();
                 if parts.is_empty() {
+                    parts.open().reserve(OPEN_BYTES.max(waiting.len() + 1));
                     parts.open().put_u8(VERSION | PATIENT);
                 }
                 // Both are below half of an envelope.
-                parts.append(&mut waiting);
+                parts.append(waiting);
             }
+            // Room for the next beat's, and not for what is rare.
+            self.waiting
+                .retain(|_, waiting| waiting.room() <= WAITING_BYTES_KEPT);
         }
         out.append(&mut self.full);
         for ((to, class), mut parts) in std::mem::take(&mut self.open) {
@@ -481,9 +499,9 @@ impl Mail {
                 continue;
             }
             if class == Class::Control
-                && let Some(mut waiting) = self.waiting.remove(&to)
+                && let Some(waiting) = self.waiting.get_mut(&to)
             {
-                parts.append(&mut waiting);
+                parts.append(waiting);
             }
             let parts = parts.take();
             out.push(Envelope { to, class, parts });

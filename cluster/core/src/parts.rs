@@ -47,6 +47,12 @@ impl Parts {
         }
     }
 
+    /// Bytes that small things have room for without another buffer, what is there included.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.open.capacity()
+    }
+
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -58,16 +64,17 @@ impl Parts {
         self.len() == 0
     }
 
-    /// Appends all of `other`, and leaves that empty.
+    /// Appends all of `other`, and leaves that empty; with its room, where it was small.
     pub fn append(&mut self, other: &mut Self) {
-        if other.done.is_empty() {
-            self.open.put_slice(&other.open);
-            other.open.clear();
-            return;
+        if other.open.len() >= ATTACH_BYTES_MIN {
+            other.close();
         }
-        self.close();
-        self.len += other.len();
-        self.done.append(&mut other.take());
+        for piece in other.done.drain(..) {
+            self.attach(&piece);
+        }
+        other.len = 0;
+        self.open.put_slice(&other.open);
+        other.open.clear();
     }
 
     /// All of it, in order; leaves this empty.
@@ -91,6 +98,29 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_appended_keeps_its_place_and_leaves_room() {
+        let large = Bytes::from(vec![7; ATTACH_BYTES_MIN]);
+        let (mut parts, mut other) = (Parts::default(), Parts::default());
+        for small in [&b"a"[..], b"b"] {
+            other.open().put_slice(small);
+            parts.append(&mut other);
+            assert!(other.is_empty() && other.room() > 0);
+        }
+        other.open().put_slice(b"c");
+        other.attach(&large);
+        other.open().put_slice(b"d");
+        parts.append(&mut other);
+        assert!(other.is_empty());
+        other.open().put_slice(&large);
+        parts.append(&mut other);
+        assert_eq!(parts.len(), 4 + 2 * ATTACH_BYTES_MIN);
+        let pieces = parts.take();
+        let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [3, ATTACH_BYTES_MIN, 1, ATTACH_BYTES_MIN]);
+        assert_eq!(pieces[1].as_ptr(), large.as_ptr(), "not copied");
+    }
 
     #[test]
     fn large_pieces_go_by_reference_and_keep_their_place() {

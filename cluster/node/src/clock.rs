@@ -1,8 +1,12 @@
 //! The node's clocks: the only place that reads them for its lanes.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use warren_cluster_core::consensus::BEAT_MILLIS;
 use warren_cluster_core::ids::{self, Now, Time};
+
+/// A second, more or less: a number of beats.
+const LOOK_MILLIS: u64 = 7 * BEAT_MILLIS;
 
 /// Counts from the moment it was started.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +23,48 @@ impl Clock {
 
     pub(crate) fn now(&self) -> Now {
         let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis());
         Now {
             mono: ids::Instant(micros),
-            wall: Time(u64::try_from(wall).unwrap_or(u64::MAX)),
+            wall: Time(wall_millis()),
+        }
+    }
+}
+
+fn wall_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// How long whatever looks around about once a second waits for its next turn: all of it, on nodes
+/// that agree about the time, comes at the same moments, and with beats. What comes together costs
+/// one wake-up.
+#[must_use]
+pub fn until_next_look() -> Duration {
+    Duration::from_millis(left(wall_millis()))
+}
+
+/// At least half of the period.
+fn left(wall: u64) -> u64 {
+    let left = LOOK_MILLIS - wall % LOOK_MILLIS;
+    if left < LOOK_MILLIS / 2 {
+        left + LOOK_MILLIS
+    } else {
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_look_at_the_same_moments_and_not_too_often() {
+        for wall in 0..3 * LOOK_MILLIS {
+            let left = left(wall);
+            assert!((LOOK_MILLIS / 2..LOOK_MILLIS + LOOK_MILLIS / 2).contains(&left));
+            assert!((wall + left).is_multiple_of(LOOK_MILLIS));
         }
     }
 }

@@ -29,7 +29,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Calls that one connection may have under way.
 const CALLS_LIMIT: u32 = 1024;
-/// A side that says nothing is asked so often, and may take so long to answer.
+/// A server that says nothing while a call is open is asked so often, and may take so long to
+/// answer. Clients are not asked: one that has vanished is noticed by its socket.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -162,8 +163,6 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(CALLS_LIMIT)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(routes)
         .serve_with_incoming_shutdown(Incoming(incoming), stop)
         .await;

@@ -32,6 +32,7 @@ pub mod token;
 pub mod watch;
 
 pub use astray::{Sought, YOUNG};
+pub use clock::until_next_look;
 pub use colleagues::{Overview, Report};
 pub use error::Error;
 pub use handle::{Handle, Status, open, start};

@@ -133,9 +133,10 @@ impl Peers {
             let Some(links) = self.links.get() else {
                 continue;
             };
-            for Envelope { to, class, parts } in envelopes {
-                links.send(to, class_of(class), parts);
-            }
+            let messages = envelopes.into_iter();
+            links.send_all(
+                messages.map(|Envelope { to, class, parts }| (to, class_of(class), parts)),
+            );
         }
     }
 }

@@ -17,6 +17,7 @@ use warren_cluster_core::members::{Directory, NodeState};
 use warren_cluster_core::placement::{self, Known};
 use warren_cluster_core::rows::Transaction;
 
+use crate::clock::until_next_look;
 use crate::cluster::Cluster;
 use crate::colleagues::{Colleagues, Overview};
 
@@ -24,9 +25,8 @@ use crate::colleagues::{Colleagues, Overview};
 const MOVING_MAX: usize = 8;
 /// Shards that one transaction assigns.
 const ASSIGNED_MAX: usize = 256;
-/// How often shards on their way are looked at, and those at rest.
+/// How often shards on their way are looked at; those at rest are about once a second.
 const BUSY_PERIOD: Duration = Duration::from_millis(100);
-const IDLE_PERIOD: Duration = Duration::from_secs(1);
 /// How often the whole cluster is looked at, where nothing is on its way.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// A proposal that came to nothing is made again after this.
@@ -86,7 +86,7 @@ impl Steward {
             let alone = self.directory.borrow().members().count() < 2;
             let period = match (busy, alone) {
                 (true, _) => BUSY_PERIOD,
-                (false, false) => IDLE_PERIOD,
+                (false, false) => until_next_look(),
                 // Nothing happens to a cluster of one that its rows do not tell of.
                 (false, true) => Duration::MAX,
             };

@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft::prelude::{ConfChange, ConfChangeV2, EntryType, MessageType};
 use raft::{Config, ProgressState, RawNode, SnapshotStatus, StateRole};
+use smallvec::SmallVec;
 
 use super::kept::Kept;
 use super::members;
 use super::{
-    BEAT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, Hard, LEASE_MILLIS, MemberChange,
-    Members, Message, Ready, SnapshotOf, Start, TICK_MILLIS,
+    BEAT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, Hard, LEASE_MILLIS, MISSED_TICKS,
+    MemberChange, Members, Message, Ready, SnapshotOf, Start, TICK_MILLIS,
 };
 use crate::ids::{Index, Instant, ReplicaId, Term};
 
@@ -156,6 +157,15 @@ impl Group {
         self.lease = self.lease();
     }
 
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
+        let raft = &self.node.raft;
+        match raft.state {
+            StateRole::Leader => self.lease > now && raft.lead_transferee.is_none(),
+            StateRole::Follower => raft.leader_id != 0 && raft.election_elapsed < MISSED_TICKS,
+            StateRole::Candidate | StateRole::PreCandidate => false,
+        }
+    }
+
     pub(super) fn has_work(&self) -> bool {
         self.node.has_ready() || !self.free.is_empty()
     }
@@ -184,8 +194,8 @@ impl Group {
 
     /// A voter that has answered of late, with as much of the log as any of them.
     fn heir(&self) -> Option<ReplicaId> {
-        let voters = self.members().voters;
-        let others = voters.into_iter().filter(|voter| *voter != self.id());
+        let voters = self.members().voters.iter().copied();
+        let others = voters.filter(|voter| *voter != self.id());
         others.max_by_key(|voter| {
             let late = self.answered_by(*voter).plus_millis(3 * BEAT_MILLIS) < self.now;
             (!late, self.matched(*voter))
@@ -218,11 +228,12 @@ impl Group {
         }
         let members = self.members();
         let alone = members.is_decided_by(self.id());
+        let votes = members.votes(self.id());
         // A sole voter is elected at once, and that needs all of its log on disk.
         if alone && raft.raft_log.persisted < raft.raft_log.last_index() {
             return;
         }
-        let campaigns = members.votes(self.id()) && !self.unfit;
+        let campaigns = votes && !self.unfit;
         self.step_down();
         if campaigns {
             self.node.raft.campaign(FORCED);
@@ -233,6 +244,11 @@ impl Group {
     /// is not offered again unless they still say that they have it.
     fn check_told(&mut self) {
         let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            // Whoever ceases to lead knows nothing of where peers stand.
+            self.telling.clear();
+            return;
+        }
         let told = raft
             .prs()
             .iter()
@@ -297,8 +313,8 @@ impl Group {
     }
 
     fn members_changed(&mut self) {
-        let members = self.members();
-        self.alone = members.is_only(self.id());
+        let (members, me) = (self.node.store().members(), self.id());
+        self.alone = members.is_only(me);
         self.voters = members.voters.iter().map(|voter| voter.0).collect();
         self.voters.sort_unstable();
         self.draw_timeout();
@@ -370,7 +386,7 @@ impl Group {
         if !self.members().outgoing.is_empty() {
             self.force(&ConfChangeV2::default())?;
         }
-        let members = self.members();
+        let members = self.members().clone();
         let mut changes = Vec::new();
         if !members.voters.contains(&me) {
             changes.push(MemberChange::Voter(me));
@@ -589,8 +605,8 @@ impl Group {
             return Instant(0);
         }
         let of = |voters: &[ReplicaId]| {
-            let mut answered: Vec<Instant> =
-                voters.iter().map(|it| self.answered_by(*it)).collect();
+            let answered = voters.iter().map(|it| self.answered_by(*it));
+            let mut answered: SmallVec<[Instant; 8]> = answered.collect();
             answered.sort_unstable();
             // As many as a majority have answered this one or a newer one.
             answered.get((voters.len().max(1) - 1) / 2).copied()
@@ -630,7 +646,7 @@ impl Group {
         (Index(last), Term(log.term(last).unwrap_or(0)))
     }
 
-    pub(super) fn members(&self) -> Members {
+    pub(super) fn members(&self) -> &Members {
         self.node.store().members()
     }
 }

@@ -28,7 +28,9 @@ pub(super) struct Kept {
     entries: VecDeque<Entry>,
     bytes: u64,
     hard: HardState,
-    members: ConfState,
+    state: ConfState,
+    /// What `state` says, as we have it.
+    members: Members,
     /// Entries above this one are kept, for a peer that is being rebuilt.
     pinned: Option<Index>,
     /// Peers that the library wanted a snapshot for.
@@ -54,7 +56,8 @@ impl Kept {
             bytes: entries.iter().map(cost).sum(),
             entries,
             hard,
-            members: start.members.into_raft(),
+            state: start.members.clone().into_raft(),
+            members: start.members,
             pinned: None,
             wants: RefCell::new(BTreeSet::new()),
             offers: BTreeMap::new(),
@@ -124,7 +127,7 @@ impl Kept {
         self.base_term = metadata.term;
         self.entries.clear();
         self.bytes = 0;
-        self.members = metadata.get_conf_state().clone();
+        self.set_members(metadata.get_conf_state());
     }
 
     pub(super) fn first_kept(&self) -> Index {
@@ -151,11 +154,12 @@ impl Kept {
     }
 
     pub(super) fn set_members(&mut self, state: &ConfState) {
-        self.members = state.clone();
+        self.state = state.clone();
+        self.members = Members::of(state);
     }
 
-    pub(super) fn members(&self) -> Members {
-        Members::of(&self.members)
+    pub(super) fn members(&self) -> &Members {
+        &self.members
     }
 }
 
@@ -163,7 +167,7 @@ impl Storage for Kept {
     fn initial_state(&self) -> raft::Result<RaftState> {
         Ok(RaftState {
             hard_state: self.hard.clone(),
-            conf_state: self.members.clone(),
+            conf_state: self.state.clone(),
         })
     }
 

@@ -28,6 +28,17 @@ pub enum MemberChange {
 }
 
 impl Members {
+    /// Where there is no group.
+    pub(super) const fn nobody() -> Self {
+        Self {
+            voters: Vec::new(),
+            learners: Vec::new(),
+            outgoing: Vec::new(),
+            learners_next: Vec::new(),
+            auto_leave: false,
+        }
+    }
+
     /// Everybody who gets entries, once.
     pub fn all(&self) -> impl Iterator<Item = ReplicaId> {
         let mut all: Vec<_> = self.voters.iter().chain(&self.outgoing).copied().collect();

@@ -316,7 +316,7 @@ fn a_snapshot_that_nobody_takes_is_not_offered_for_ever() {
         SnapshotOf {
             index,
             term,
-            members,
+            members: members.clone(),
         },
     );
     // It may have a later one by now, from somebody else: so it is asked for one anew.

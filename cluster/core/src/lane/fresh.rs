@@ -13,15 +13,16 @@ use std::collections::BTreeMap;
 
 use super::Lane;
 use super::shared::STALENESS_MILLIS_MAX;
+use crate::consensus::BEAT_MILLIS;
 use crate::ids::{Instant, NodeId, ShardId};
 use crate::link::{Mail, Parcel};
 use crate::machine::Machine;
 use crate::rows::Version;
 
-/// How often the leader is asked: a few answers may be lost.
-const ASK_MILLIS: u64 = 200;
+/// How often the leader is asked: with each beat, as few answers may be lost.
+const ASK_MILLIS: u64 = BEAT_MILLIS - 10;
 /// Whoever has had an answer in this time can wait for the next.
-const PATIENT_MILLIS: u64 = 3 * ASK_MILLIS;
+const PATIENT_MILLIS: u64 = 4 * BEAT_MILLIS;
 
 #[derive(Debug, Default)]
 pub(super) struct Fresh {

@@ -102,7 +102,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             return true;
         };
         let consensus = self.queues[at].consensus();
-        consensus.leads().is_none() || self.room.is_with(&consensus.members(), wanted)
+        consensus.leads().is_none() || self.room.is_with(consensus.members(), wanted)
     }
 
     /// By how many milliseconds this node's clock on the wall is ahead of the median of those that
@@ -112,16 +112,13 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.clock.off()
     }
 
-    /// Tells consensus of a disk that hangs or a clock that is off, and other nodes of a full disk.
-    pub(super) fn look_at_health(&mut self, now: Instant) {
-        let hangs = self.store.log.sync_age(now) > STALLED_MICROS;
-        let unfit = hangs || self.clock.off().is_some();
-        for replica in &mut self.rows {
-            replica.consensus_mut().set_unfit(unfit);
-        }
-        for replica in &mut self.queues {
-            replica.consensus_mut().set_unfit(unfit);
-        }
+    /// Whether this node is to lead nothing: its disk hangs, or its clock is off.
+    pub(super) fn is_unfit(&self, now: Instant) -> bool {
+        self.store.log.sync_age(now) > STALLED_MICROS || self.clock.off().is_some()
+    }
+
+    /// Tells other nodes of a full disk.
+    pub(super) fn tell_of_room(&mut self, now: Instant) {
         let room = self.store.log.room_for_publishes();
         let mail = &mut self.store.mail;
         self.room.tell(room, &self.nodes, now, mail);

@@ -1,5 +1,7 @@
 //! A lane among other nodes: envelopes, ticks, who leads, where replicas are.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
@@ -240,15 +242,26 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// Ticks the replicas that have peers, and rules out nodes that are gone for long.
     pub(super) fn tick(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
         let born = *self.born.get_or_insert(now.mono);
-        if self.next_tick.is_some_and(|tick| now.mono < tick) {
+        let next = self.next_tick.unwrap_or(now.mono);
+        if now.mono < next {
             return;
         }
-        self.look_at_health(now.mono);
+        // A quiet lane lets one tick of two wait for the other. Nothing was taken between them.
+        let late = next.plus_millis(TICK_MILLIS_MIN) <= now.mono;
+        self.tell_of_room(now.mono);
         self.tick_rows(now);
         self.ask_leader(now.mono);
         let mut any = self.tick_hosts(now, outputs) || !self.nodes.is_empty();
+        let unfit = self.is_unfit(now.mono);
+        let mut tick = Tick {
+            ticks: 1 + u32::from(late),
+            unfit,
+            now: now.mono,
+            touched: &mut self.touched,
+            quiet: true,
+        };
         for replica in &mut self.rows {
-            any |= tick(replica, now.mono, &mut self.touched);
+            any |= tick.replica(replica);
         }
         let (nodes, seen, shared) = (&self.nodes, &self.seen, &self.shared);
         let is_gone = |node: NodeId| {
@@ -262,15 +275,18 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             if replica.is_at_rest() {
                 continue;
             }
-            any |= tick(replica, now.mono, &mut self.touched) || replica.waits_for_nodes();
+            let waits = replica.waits_for_nodes();
+            tick.quiet &= !waits;
+            any |= tick.replica(replica) || waits;
             let mut turn = self.store.turn(replica.shard(), now, emitted);
             if replica.rule_out(is_gone, &mut turn) {
-                self.touched.insert(replica.shard());
+                tick.touched.insert(replica.shard());
             }
             replica.call_back(is_gone, now.mono, &mut self.store.mail);
             replica.resend(None, &mut self.store.mail, now.mono);
             replica.tell_again(nodes, &mut self.store.mail, now.mono);
         }
+        self.quiet = tick.quiet;
         self.next_tick = Some(if any {
             next_moment(now, TICK_MILLIS, TICK_MILLIS_MIN)
         } else {
@@ -416,20 +432,34 @@ fn is_for_host(parcel: &Parcel) -> bool {
     matches!(parcel, Parcel::Propose { .. } | Parcel::Dealing { .. })
 }
 
-fn tick<M: Machine, T: Copy>(
-    replica: &mut Replica<M, T>,
+/// What all replicas that have peers go through, and what came of it.
+struct Tick<'a> {
+    ticks: u32,
+    unfit: bool,
     now: Instant,
-    touched: &mut std::collections::BTreeSet<ShardId>,
-) -> bool {
-    if replica.consensus().is_alone() {
-        return false;
+    touched: &'a mut BTreeSet<ShardId>,
+    /// Nobody expects anything of the next one.
+    quiet: bool,
+}
+
+impl Tick<'_> {
+    /// Whether it has anybody to agree with.
+    fn replica<M: Machine, T: Copy>(&mut self, replica: &mut Replica<M, T>) -> bool {
+        if replica.consensus().is_alone() {
+            return false;
+        }
+        let leader = replica.leader();
+        let consensus = replica.consensus_mut();
+        consensus.set_unfit(self.unfit);
+        for _ in 0..self.ticks {
+            consensus.tick(self.now);
+        }
+        self.quiet &= consensus.is_settled(self.now);
+        if consensus.has_work() || replica.leader() != leader {
+            self.touched.insert(replica.shard());
+        }
+        true
     }
-    let leader = replica.leader();
-    replica.consensus_mut().tick(now);
-    if replica.consensus().has_work() || replica.leader() != leader {
-        touched.insert(replica.shard());
-    }
-    true
 }
 
 /// The next multiple of `period` on the wall clock that is at least so many milliseconds away:
@@ -443,7 +473,7 @@ fn next_moment(now: Now, period: u64, least: u64) -> Instant {
 fn beat<M: Machine, T: Copy>(
     replica: &mut Replica<M, T>,
     now: Instant,
-    touched: &mut std::collections::BTreeSet<ShardId>,
+    touched: &mut BTreeSet<ShardId>,
 ) {
     if replica.consensus().leads().is_some() {
         replica.consensus_mut().beat(now);
@@ -464,6 +494,6 @@ fn status<M: Machine, T: Copy>(replica: &Replica<M, T>) -> ShardStatus {
         applied: replica.applied(),
         committed: consensus.hard().commit,
         last: consensus.last(),
-        members,
+        members: members.clone(),
     }
 }

@@ -122,6 +122,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             deadlines: BTreeMap::new(),
             next_tick: None,
             next_beat: Instant(0),
+            quiet: false,
             beats: false,
             nodes: BTreeSet::new(),
             seen: BTreeMap::new(),

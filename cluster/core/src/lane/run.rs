@@ -55,12 +55,13 @@ fn drain<M: Machine, T: Copy>(
     now: Now,
     out: &mut Out<'_, M, T>,
 ) -> Result<(), Malformed> {
-    while let Some(ready) = replica.ready() {
+    while let Some(mut ready) = replica.ready() {
         append(replica, store, &ready);
-        for message in &ready.messages {
-            let parcel = Parcel::Raft(message.clone());
+        for message in std::mem::take(&mut ready.messages) {
             let (to, shard) = (message.to.node(), replica.shard());
-            if message.can_wait() {
+            let can_wait = message.can_wait();
+            let parcel = Parcel::Raft(message);
+            if can_wait {
                 store.mail.send_with_beat(to, shard, &parcel);
             } else {
                 store.mail.send(to, shard, &parcel);

@@ -70,8 +70,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// Who takes part in the state: consensus may not have heard of one that was installed.
     pub(super) fn members(&self) -> Members {
-        let installed = self.installed.clone();
-        installed.unwrap_or_else(|| self.consensus.members())
+        let installed = self.installed.as_ref();
+        installed
+            .unwrap_or_else(|| self.consensus.members())
+            .clone()
     }
 
     /// A state like this one's, without a past.

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use warren_cluster_core::ids::NodeId;
 
@@ -258,9 +259,29 @@ impl Links {
     /// arrive, true that it may.
     pub fn send(&self, to: NodeId, class: Class, parts: impl IntoIterator<Item = Bytes>) -> bool {
         let peers = self.shared.peers.load();
-        peers
-            .get(&to)
-            .is_some_and(|peer| peer.queue(class).push(parts))
+        peers.get(&to).is_some_and(|peer| {
+            let queue = peer.queue(class);
+            let taken = queue.push(parts);
+            queue.wake();
+            taken
+        })
+    }
+
+    /// Sends messages as [`Self::send`] does, and wakes nobody before all are there: the thread
+    /// that writes the first would be done with it before the next one comes.
+    pub fn send_all(&self, messages: impl IntoIterator<Item = (NodeId, Class, Vec<Bytes>)>) {
+        let peers = self.shared.peers.load();
+        let mut queues: SmallVec<[_; 16]> = SmallVec::new();
+        for (to, class, parts) in messages {
+            if let Some(peer) = peers.get(&to) {
+                let queue = peer.queue(class);
+                queue.push(parts);
+                queues.push(queue);
+            }
+        }
+        for queue in queues {
+            queue.wake();
+        }
     }
 
     /// How the links are, in the order of their peers.

@@ -61,7 +61,7 @@ impl Queue {
         }
     }
 
-    /// Takes a message in; false when it is dropped.
+    /// Takes a message in; false when it is dropped. Nobody hears of it before [`Self::wake`].
     pub(super) fn push(&self, parts: impl IntoIterator<Item = Bytes>) -> bool {
         let taken = self.frame(parts).is_some_and(|slices| self.enqueue(slices));
         if !taken {
@@ -112,9 +112,12 @@ impl Queue {
         }
         state.bytes += weight(&slices);
         state.slices.extend(slices);
-        drop(state);
-        self.wake.notify_one();
         true
+    }
+
+    /// There is something to write.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Moves up to `limit_bytes` (at least one slice) into `out`. False: nothing will come.
