@@ -30,6 +30,8 @@ pub use message::{Message, SnapshotOf};
 /// Ticks without a leader's message after which a replica stands for election: at least this
 /// many, less than twice as many.
 pub const ELECTION_TICKS: u32 = 9;
+/// An idle shard's leader beats at every second beat: still twice in what it takes to miss it.
+pub const IDLE_BEAT_MILLIS: u64 = 2 * BEAT_MILLIS;
 /// So many ticks without a leader's message mean that two beats did not come in time.
 const MISSED_TICKS: usize = 5;
 
@@ -46,6 +48,7 @@ const DRIFT_MILLIS: u64 = 40;
 /// replica counts before it grants a vote, the first may come at once.
 const LEASE_MILLIS: u64 = (ELECTION_TICKS as u64 - 1) * TICK_MILLIS_MIN - DRIFT_MILLIS;
 
+const _: () = assert!(2 * IDLE_BEAT_MILLIS < ELECTION_TICKS as u64 * TICK_MILLIS);
 const _: () = assert!(LEASE_MILLIS > 3 * BEAT_MILLIS + DRIFT_MILLIS);
 
 /// What a replica must never forget, but for `commit`, which others would tell it again.
@@ -260,10 +263,11 @@ impl Consensus {
         self.group().is_some_and(Group::has_work)
     }
 
-    /// [`BEAT_MILLIS`] passed: a leader says that it is there.
-    pub fn beat(&mut self, now: Instant) {
+    /// A leader says that it is there. An idle one beats more seldom than [`BEAT_MILLIS`] and needs
+    /// no lease: whoever wants it to act beats as if it were not.
+    pub fn beat(&mut self, now: Instant, idle: bool) {
         if let Some(group) = self.group_mut() {
-            group.beat(now);
+            group.beat(now, idle);
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::batch::{Batch, Outcome};
 use crate::consensus::MemberChange;
-use crate::ids::{Life, NodeId, ReplicaId, ShardId, Term};
+use crate::ids::{Instant, Life, NodeId, ReplicaId, ShardId, Term};
 use crate::link::Envelope;
 use crate::log::disk::Completion;
 use crate::machine::Malformed;
@@ -36,8 +36,12 @@ pub enum Input<I, T> {
     Disk(Completion),
     /// Time may have passed: nothing else to say.
     Tick,
-    /// An envelope of another node, which is who it says ([`crate::link`]).
-    Received { from: NodeId, envelope: Bytes },
+    /// An envelope of another node, which is who it says ([`crate::link`]), and when it came.
+    Received {
+        from: NodeId,
+        envelope: Bytes,
+        at: Instant,
+    },
     /// There is a way to this node, anew: what was on its way before may be lost.
     Connected { node: NodeId },
     /// The way to this node is lost.

@@ -46,6 +46,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::batch::{Batch, Outcome};
 use crate::ids::{Index, Instant, Life, NodeId, Now, ShardId};
 use crate::inbox::{Input, Outputs};
+use crate::link::Beat;
 use crate::log::disk::{DiskError, Op};
 use crate::machine::{Machine, Malformed};
 pub use crate::replica::Head;
@@ -59,7 +60,7 @@ use fresh::Fresh;
 use health::Room;
 use hosts::Hosts;
 use install::Installing;
-use peers::Stalled;
+use peers::{FOLLOWER_IDLE_MILLIS, Stalled};
 use run::Out;
 use shared::Shared;
 use store::Store;
@@ -152,9 +153,14 @@ pub struct Lane<M: Machine, T> {
     next_tick: Option<Instant>,
     /// When all that lead here beat; and whether this step ends with all mail that waited for it.
     next_beat: Instant,
+    /// When those that are idle did.
+    all_beat: Instant,
     /// Nothing is expected of the next tick: it counts at the next beat as well as on time.
     quiet: bool,
-    beats: bool,
+    /// Nothing has happened to any queue shard here for long, and nobody counts on this node's
+    /// answer: every second beat is enough.
+    idle: bool,
+    beats: Beat,
     /// Nodes that there is a way to.
     nodes: BTreeSet<NodeId>,
     /// When the way to other nodes was lost, and when the lane began.
@@ -256,8 +262,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.take_events(now)?;
         self.stay_fresh(now.mono);
         self.tell_peers(now, outputs);
-        let is_beat = std::mem::take(&mut self.beats);
-        self.store.mail.take(is_beat, &mut outputs.mail);
+        let beat = std::mem::take(&mut self.beats);
+        self.store.mail.take(beat, &mut outputs.mail);
         Ok(more || !self.touched.is_empty())
     }
 
@@ -366,9 +372,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
                 Input::Disk(completion) => self.completed(completion, now)?,
                 Input::Tick => {}
-                Input::Received { from, envelope } => {
+                Input::Received { from, envelope, at } => {
                     bytes += envelope.len();
-                    self.receive(from, &envelope, now, outputs);
+                    self.receive((from, at), &envelope, now, outputs);
                 }
                 Input::Connected { node } => self.connected(node, now.mono),
                 Input::Disconnected { node } => self.disconnected(node, now.mono),
@@ -575,6 +581,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             more |= again;
         }
         replica.tell_got(&mut store.mail);
+        if self.idle && !self.queues[at].is_idle(FOLLOWER_IDLE_MILLIS, now.mono) {
+            self.wake_beats(now);
+        }
         Ok(more)
     }
 }

@@ -427,12 +427,30 @@ pub struct Envelope {
     pub parts: Vec<Bytes>,
 }
 
+/// What leaves at the end of a lane's step beside what is in a hurry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Beat {
+    #[default]
+    None,
+    /// To each node that anything waits for which counts on this beat: all that waits.
+    Some,
+    All,
+}
+
+/// What waits for a beat.
+#[derive(Debug, Default)]
+struct Waiting {
+    parts: Parts,
+    /// Whether any of it counts on the next one.
+    counts: bool,
+}
+
 /// What a step of a lane has for other nodes, gathered by node and class.
 #[derive(Debug, Default)]
 pub struct Mail {
     open: BTreeMap<(NodeId, Class), Parts>,
     /// What goes along with the next envelope on the control link, at the next beat at the latest.
-    waiting: BTreeMap<NodeId, Parts>,
+    waiting: BTreeMap<NodeId, Waiting>,
     full: Vec<Envelope>,
     /// Empty between parcels.
     body: Parts,
@@ -464,23 +482,35 @@ impl Mail {
     /// Adds a parcel that nobody waits for: a write for it alone would cost more than it is worth.
     /// It is small, and may be overtaken.
     pub fn send_with_beat(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
-        debug_assert_eq!(parcel.class(), Class::Control);
-        let waiting = self.waiting.entry(to).or_default();
-        parcel.encode(shard, &mut self.body, waiting);
-        // It goes along with less than half of an envelope.
-        if waiting.len() >= ENVELOPE_BYTES_MAX / 4 {
-            let mut waiting = std::mem::take(waiting);
-            self.add(to, Class::Control, |parts| parts.append(&mut waiting));
-        }
+        self.wait(to, shard, parcel).counts = true;
     }
 
-    /// All envelopes; leaves nothing but what waits for a beat, if this is none.
-    pub fn take(&mut self, is_beat: bool, out: &mut Vec<Envelope>) {
-        if is_beat {
-            for (to, waiting) in &mut self.waiting {
-                if waiting.is_empty() {
+    /// Adds one that even waits for a beat of all: it is about what is idle.
+    pub fn send_with_idle_beat(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
+        self.wait(to, shard, parcel);
+    }
+
+    fn wait(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) -> &mut Waiting {
+        debug_assert_eq!(parcel.class(), Class::Control);
+        let waiting = self.waiting.entry(to).or_default();
+        parcel.encode(shard, &mut self.body, &mut waiting.parts);
+        // It goes along with less than half of an envelope.
+        if waiting.parts.len() >= ENVELOPE_BYTES_MAX / 4 {
+            let mut waiting = std::mem::take(&mut waiting.parts);
+            self.add(to, Class::Control, |parts| parts.append(&mut waiting));
+        }
+        self.waiting.entry(to).or_default()
+    }
+
+    /// All envelopes; leaves nothing but what waits for a beat that this is not.
+    pub fn take(&mut self, beat: Beat, out: &mut Vec<Envelope>) {
+        if beat != Beat::None {
+            for (to, Waiting { parts, counts }) in &mut self.waiting {
+                let (waiting, leaves) = (parts, *counts || beat == Beat::All);
+                if waiting.is_empty() || !leaves {
                     continue;
                 }
+                *counts = false;
                 let parts = self.open.entry((*to, Class::Control)).or_default();
                 if parts.is_empty() {
                     parts.open().reserve(OPEN_BYTES.max(waiting.len() + 1));
@@ -490,8 +520,9 @@ impl Mail {
                 parts.append(waiting);
             }
             // Room for the next beat's, and not for what is rare.
+            let is_small = |it: &Waiting| it.parts.room() <= WAITING_BYTES_KEPT;
             self.waiting
-                .retain(|_, waiting| waiting.room() <= WAITING_BYTES_KEPT);
+                .retain(|_, it| !it.parts.is_empty() || is_small(it));
         }
         out.append(&mut self.full);
         for ((to, class), mut parts) in std::mem::take(&mut self.open) {
@@ -501,7 +532,8 @@ impl Mail {
             if class == Class::Control
                 && let Some(waiting) = self.waiting.get_mut(&to)
             {
-                parts.append(waiting);
+                parts.append(&mut waiting.parts);
+                waiting.counts = false;
             }
             let parts = parts.take();
             out.push(Envelope { to, class, parts });
@@ -657,14 +689,14 @@ mod tests {
             mail.send(NodeId(3), shard, &parcel);
         }
         let mut envelopes = Vec::new();
-        mail.take(false, &mut envelopes);
+        mail.take(Beat::None, &mut envelopes);
         assert_eq!(envelopes.len(), 4);
         for envelope in &envelopes {
             let all = parcels().into_iter();
             let expected: Vec<_> = all.filter(|(_, it)| it.class() == envelope.class).collect();
             assert_eq!(open(&joined(envelope)), Ok(expected));
         }
-        mail.take(false, &mut envelopes);
+        mail.take(Beat::None, &mut envelopes);
         assert_eq!(envelopes.len(), 4, "nothing is left");
     }
 
@@ -676,9 +708,9 @@ mod tests {
         };
         let shard = ShardId(1);
         let mut mail = Mail::default();
-        let take = |mail: &mut Mail, is_beat| {
+        let take = |mail: &mut Mail, beat| {
             let mut envelopes = Vec::new();
-            mail.take(is_beat, &mut envelopes);
+            mail.take(beat, &mut envelopes);
             let read = |it: &Envelope| (it.to, open(&joined(it)).expect("whole"));
             envelopes.iter().map(read).collect::<Vec<_>>()
         };
@@ -687,17 +719,27 @@ mod tests {
         mail.send(NodeId(2), shard, &propose(Bytes::from_static(b"data")));
         let data = propose(Bytes::from_static(b"data"));
         assert_eq!(
-            take(&mut mail, false),
+            take(&mut mail, Beat::None),
             [(NodeId(2), vec![(shard, data)])],
             "on the other link"
         );
         mail.send(NodeId(2), shard, &node(3));
         let both = vec![(shard, node(3)), (shard, node(1))];
-        assert_eq!(take(&mut mail, false), [(NodeId(2), both)]);
-        assert_eq!(take(&mut mail, false), []);
+        assert_eq!(take(&mut mail, Beat::None), [(NodeId(2), both)]);
+        assert_eq!(take(&mut mail, Beat::None), []);
         let one = vec![(shard, node(2))];
-        assert_eq!(take(&mut mail, true), [(NodeId(3), one)]);
-        assert_eq!(take(&mut mail, true), []);
+        assert_eq!(take(&mut mail, Beat::Some), [(NodeId(3), one)]);
+        assert_eq!(take(&mut mail, Beat::Some), []);
+        // What is about something idle waits longer, or goes along.
+        mail.send_with_idle_beat(NodeId(2), shard, &node(4));
+        mail.send_with_idle_beat(NodeId(3), shard, &node(5));
+        mail.send_with_beat(NodeId(3), shard, &node(6));
+        let both = vec![(shard, node(5)), (shard, node(6))];
+        assert_eq!(take(&mut mail, Beat::Some), [(NodeId(3), both)]);
+        assert_eq!(take(&mut mail, Beat::Some), []);
+        let one = vec![(shard, node(4))];
+        assert_eq!(take(&mut mail, Beat::All), [(NodeId(2), one)]);
+        assert_eq!(take(&mut mail, Beat::All), []);
         // Only what waited for the beat is patient.
         let mut patience = |waits: bool, hurries: bool| {
             if waits {
@@ -707,7 +749,7 @@ mod tests {
                 mail.send(NodeId(2), shard, &node(3));
             }
             let mut envelopes = Vec::new();
-            mail.take(true, &mut envelopes);
+            mail.take(Beat::Some, &mut envelopes);
             is_patient(&joined(&envelopes[0]))
         };
         assert!(patience(true, false));
@@ -716,7 +758,7 @@ mod tests {
         let beats = ENVELOPE_BYTES_MAX / 20;
         (0..beats).for_each(|_| mail.send_with_beat(NodeId(2), shard, &node(1)));
         let mut envelopes = Vec::new();
-        mail.take(true, &mut envelopes);
+        mail.take(Beat::Some, &mut envelopes);
         let small = |it: &Envelope| joined(it).len() <= ENVELOPE_BYTES_MAX;
         assert!(envelopes.len() > 1 && envelopes.iter().all(small));
     }
@@ -729,7 +771,7 @@ mod tests {
             mail.send(NodeId(2), ShardId(1), &propose(entry.clone()));
         }
         let mut envelopes = Vec::new();
-        mail.take(false, &mut envelopes);
+        mail.take(Beat::None, &mut envelopes);
         assert!(envelopes.len() > 3);
         for envelope in envelopes {
             assert!(joined(&envelope).len() <= ENVELOPE_BYTES_MAX);
@@ -743,7 +785,7 @@ mod tests {
             mail.send(NodeId(2), shard, &parcel);
         }
         let mut envelopes = Vec::new();
-        mail.take(false, &mut envelopes);
+        mail.take(Beat::None, &mut envelopes);
         for envelope in envelopes {
             let whole = joined(&envelope);
             let parcels = open(&whole).expect("whole").len();

@@ -36,6 +36,9 @@ const PROPOSALS_WAIT_MILLIS: u64 = 10;
 /// Or until there are this many bytes of them.
 const PROPOSALS_BYTES_MAX: usize = 64 << 10;
 
+/// A leader without a lease asks for one so often, while it has something to do.
+const LEASE_AGAIN_MILLIS: u64 = 20;
+
 /// What a replica may use of its lane for a while.
 pub(crate) struct Turn<'a, E> {
     pub(crate) now: Now,
@@ -96,6 +99,9 @@ pub(crate) struct Replica<M: Machine, T> {
     forgotten: ReplicaId,
     /// Something happened to the machine since its last flush.
     touched: bool,
+    /// When something last had; and when a leader that had no lease then asked for one.
+    stirred: Instant,
+    asked: Instant,
     /// Where its log ends, if it lacks what it has acknowledged to a leader.
     forgot: Option<Index>,
 }
@@ -126,6 +132,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             unrecorded_bytes: 0,
             forgotten: ReplicaId(0),
             touched: false,
+            stirred: Instant(0),
+            asked: Instant(0),
         }
     }
 
@@ -481,14 +489,36 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let due = |deadline: Instant| deadline <= turn.now.mono;
         let acts = self.leads.is_none() || turn.now.mono < self.consensus.lease_until();
         self.touched |= acts && self.lapsed;
-        self.lapsed = !acts;
         if self.touched || self.machine().deadline().is_some_and(due) {
+            self.lapsed = !acts;
+            self.stirred = turn.now.mono;
             self.with(turn, |machine, context| machine.flush(context));
             self.touched = false;
             if acts && self.leads.is_some() && !self.machine().has_parked() {
                 self.guests.flushed(self.proposals.is_empty());
             }
         }
+    }
+
+    /// A leader that has something to do and no lease, because there was nothing to do, asks for
+    /// one at once.
+    pub(crate) fn ask_for_lease(&mut self, now: Instant) {
+        let due = self.asked.plus_millis(LEASE_AGAIN_MILLIS) <= now;
+        if self.leads.is_some() && self.lapsed && self.stirred == now && due {
+            self.asked = now;
+            self.consensus.beat(now, false);
+        }
+    }
+
+    /// Whether it has a say in the definitions, which every node acts on at any time.
+    pub(crate) fn votes_on_definitions(&self) -> bool {
+        let votes = self.consensus.members().votes(self.consensus.replica());
+        self.shard() == ShardId::DEFINITIONS && votes
+    }
+
+    /// Whether nothing has happened to it for so long.
+    pub(crate) fn is_idle(&self, millis: u64, now: Instant) -> bool {
+        self.stirred.plus_millis(millis) <= now
     }
 
     /// When this replica wants a step though nothing happens.

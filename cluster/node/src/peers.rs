@@ -210,20 +210,17 @@ where
     }
 
     fn put(&self, input: Input<M::Input, T>, bytes: usize) {
-        if let Some(shared) = self.leave(input, bytes) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.leave(&shared, input, bytes);
             shared.step_in_place();
         }
     }
 
     /// Leaves it for the lane's next step.
-    fn leave(&self, input: Input<M::Input, T>, bytes: usize) -> Option<Arc<Shared<M, T>>> {
-        let shared = self.shared.upgrade()?;
-        {
-            let mut inbox = shared.inbox();
-            inbox.push_back(input);
-            self.intake.came(bytes);
-        }
-        Some(shared)
+    fn leave(&self, shared: &Shared<M, T>, input: Input<M::Input, T>, bytes: usize) {
+        let mut inbox = shared.inbox();
+        inbox.push_back(input);
+        self.intake.came(bytes);
     }
 
     fn reach(&self, node: NodeId, is_there: bool) {
@@ -249,12 +246,15 @@ where
     fn message(&self, from: NodeId, _class: Class, bytes: Bytes) {
         let (length, envelope) = (bytes.len(), bytes);
         let patient = is_patient(&envelope);
-        let input = Input::Received { from, envelope };
-        if patient {
-            // A lane that has peers ticks: no wake-up is worth the moment that it comes earlier.
-            self.leave(input, length);
-        } else {
-            self.put(input, length);
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let at = shared.clock.now().mono;
+        let input = Input::Received { from, envelope, at };
+        self.leave(&shared, input, length);
+        // A lane that has peers ticks: no wake-up is worth the moment that it comes earlier.
+        if !patient {
+            shared.step_in_place();
         }
     }
 

@@ -144,7 +144,7 @@ fn envelopes() {
                 mail.send(NodeId(1), *shard, parcel);
             }
             let mut envelopes = Vec::new();
-            mail.take(false, &mut envelopes);
+            mail.take(link::Beat::None, &mut envelopes);
             let again: usize = envelopes
                 .iter()
                 .map(|it| link::open(&it.parts.concat().into()).expect("ours").len())

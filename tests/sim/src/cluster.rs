@@ -277,12 +277,14 @@ impl Cluster {
         let events = self.net.turn(&running, self.now, &mut self.rng);
         for (to, event) in events {
             let host = self.hosts.iter_mut().find(|host| host.id == to);
-            let Some(node) = host.and_then(|host| host.node.as_mut()) else {
+            let Some(host) = host else { continue };
+            let at = host.now(self.now).mono;
+            let Some(node) = host.node.as_mut() else {
                 continue;
             };
             match event {
                 Event::Received { from, envelope } => {
-                    node.push(Input::Received { from, envelope });
+                    node.push(Input::Received { from, envelope, at });
                 }
                 Event::Connected(other) => {
                     self.trace.note("connected", to.0, other.0);

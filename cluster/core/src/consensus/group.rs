@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use super::kept::Kept;
 use super::members;
 use super::{
-    BEAT_MILLIS, ELECTION_TICKS, Entry, EntryKind, Error, Hard, LEASE_MILLIS, MISSED_TICKS,
+    ELECTION_TICKS, Entry, EntryKind, Error, Hard, IDLE_BEAT_MILLIS, LEASE_MILLIS, MISSED_TICKS,
     MemberChange, Members, Message, Ready, SnapshotOf, Start, TICK_MILLIS,
 };
 use crate::ids::{Index, Instant, ReplicaId, Term};
@@ -71,6 +71,8 @@ pub(super) struct Group {
     voters: Vec<u64>,
     /// See [`Group::lease_until`].
     lease: Instant,
+    /// The last beat was one of a leader that needs no lease.
+    idle: bool,
 }
 
 impl Group {
@@ -118,6 +120,7 @@ impl Group {
             alone: false,
             voters: Vec::new(),
             lease: Instant(0),
+            idle: false,
         };
         group.members_changed();
         Ok(group)
@@ -160,7 +163,7 @@ impl Group {
     pub(super) fn is_settled(&self, now: Instant) -> bool {
         let raft = &self.node.raft;
         match raft.state {
-            StateRole::Leader => self.lease > now && raft.lead_transferee.is_none(),
+            StateRole::Leader => (self.lease > now || self.idle) && raft.lead_transferee.is_none(),
             StateRole::Follower => raft.leader_id != 0 && raft.election_elapsed < MISSED_TICKS,
             StateRole::Candidate | StateRole::PreCandidate => false,
         }
@@ -170,8 +173,9 @@ impl Group {
         self.node.has_ready() || !self.free.is_empty()
     }
 
-    pub(super) fn beat(&mut self, now: Instant) {
+    pub(super) fn beat(&mut self, now: Instant, idle: bool) {
         self.set_now(now);
+        self.idle = idle;
         self.node.ping();
     }
 
@@ -197,7 +201,7 @@ impl Group {
         let voters = self.members().voters.iter().copied();
         let others = voters.filter(|voter| *voter != self.id());
         others.max_by_key(|voter| {
-            let late = self.answered_by(*voter).plus_millis(3 * BEAT_MILLIS) < self.now;
+            let late = self.answered_by(*voter).plus_millis(3 * IDLE_BEAT_MILLIS) < self.now;
             (!late, self.matched(*voter))
         })
     }
@@ -306,6 +310,7 @@ impl Group {
         }
         if !led && self.leads().is_some() {
             // It may not act before this is answered.
+            self.idle = false;
             self.node.ping();
         }
         self.lease = self.lease();
@@ -527,7 +532,7 @@ impl Group {
         let mut message = Message::of(message);
         if message.is_heartbeat() {
             message.stamp = self.now;
-            message.at_rest = self.lease > self.now;
+            message.at_rest = self.lease > self.now || self.idle;
         } else if message.is_heartbeat_response() {
             (message.stamp, message.at_rest) = self.echo;
         }

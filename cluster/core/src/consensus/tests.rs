@@ -128,7 +128,7 @@ fn tick(replica: &mut Consensus, now: Instant) {
         .micros_since(Instant(0))
         .is_multiple_of(1000 * BEAT_MILLIS)
     {
-        replica.beat(now);
+        replica.beat(now, false);
     }
 }
 

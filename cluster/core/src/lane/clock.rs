@@ -58,12 +58,15 @@ impl WallClock {
         self.shown.unwrap_or_default()
     }
 
-    /// Another node's clocks showed this, a moment ago.
-    pub(super) fn heard(&mut self, node: NodeId, showed: Now) {
+    /// Another node's clocks showed this, a moment before word of it came, which the lane may have
+    /// let wait since.
+    pub(super) fn heard(&mut self, node: NodeId, showed: Now, came: Instant) {
         let Some(shown) = self.shown else {
             return;
         };
-        let millis = difference(showed.wall, shown.wall);
+        let waited = shown.mono.micros_since(came) / 1000;
+        let then = Time(shown.wall.0.saturating_sub(waited));
+        let millis = difference(showed.wall, then);
         let first = Ahead {
             showed,
             since: shown.mono,
@@ -217,7 +220,8 @@ mod tests {
                         let late = 3;
                         let wall = Time((self.true_time() + skew - late) as u64);
                         let mono = Instant(self.now.mono.0 - late as u64 * 1000);
-                        self.clock.heard(NodeId(node), Now { mono, wall });
+                        let came = self.now.mono;
+                        self.clock.heard(NodeId(node), Now { mono, wall }, came);
                     }
                 }
             }
@@ -288,9 +292,24 @@ mod tests {
         rig.now.wall.0 += 5_000;
         rig.clock.read(rig.now, false);
         for node in [2, 3] {
-            rig.clock.heard(NodeId(node), late);
+            rig.clock.heard(NodeId(node), late, rig.now.mono);
         }
         assert_eq!(rig.clock.off(), None);
+    }
+
+    #[test]
+    fn what_waits_for_the_lane_is_not_late() {
+        let mut rig = Rig::new([0, 0, 0]);
+        for _ in 0..10 {
+            let said = rig.now;
+            rig.now.mono = rig.now.mono.plus_millis(2_000);
+            rig.now.wall.0 += 2_000;
+            rig.clock.read(rig.now, false);
+            for node in [2, 3] {
+                rig.clock.heard(NodeId(node), said, said.mono);
+            }
+        }
+        assert_eq!((rig.clock.behind, rig.clock.off()), (Some(0), None));
     }
 
     #[test]
@@ -302,16 +321,16 @@ mod tests {
         };
         clock.read(now, false);
         let wall = Time(9_000_000);
-        clock.heard(NodeId(2), Now { wall, ..now });
+        clock.heard(NodeId(2), Now { wall, ..now }, now.mono);
         assert_eq!(clock.off(), None);
         assert_eq!(clock.read(now, false), now);
         // A clock that is set is followed once the other one shows the same,
         let before = now;
         now.wall.0 += 3_600_000;
         clock.read(now, false);
-        clock.heard(NodeId(2), before);
+        clock.heard(NodeId(2), before, now.mono);
         assert_eq!(clock.read(now, false), before);
-        clock.heard(NodeId(2), now);
+        clock.heard(NodeId(2), now, now.mono);
         assert_eq!(clock.read(now, false), now);
         // and where there are no others at once.
         now.wall.0 += 3_600_000;

@@ -84,7 +84,7 @@ impl Room {
             if news {
                 mail.send(*node, ShardId::DEFINITIONS, &parcel);
             } else {
-                mail.send_with_beat(*node, ShardId::DEFINITIONS, &parcel);
+                mail.send_with_idle_beat(*node, ShardId::DEFINITIONS, &parcel);
             }
         }
     }

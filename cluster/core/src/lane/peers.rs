@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
-use crate::consensus::{BEAT_MILLIS, MemberChange, Members, TICK_MILLIS, TICK_MILLIS_MIN};
+use crate::consensus::{
+    BEAT_MILLIS, IDLE_BEAT_MILLIS, MemberChange, Members, TICK_MILLIS, TICK_MILLIS_MIN,
+};
 use crate::ids::{Index, Instant, Life, NodeId, Now, ReplicaId, ShardId, Term};
 use crate::inbox::Outputs;
-use crate::link::{self, Dealing, Parcel};
+use crate::link::{self, Beat, Dealing, Parcel};
 use crate::machine::Machine;
 use crate::replica::Replica;
 use crate::rows::Version;
@@ -20,6 +22,11 @@ pub(super) const RULE_OUT_MILLIS: u64 = 2_000;
 /// such.
 const STALLED_MILLIS_MAX: u64 = 1_000;
 const STALLED_BYTES_MAX: usize = 64 << 20;
+
+/// After so long without anything to do a leader beats more seldom, and a node that leads nothing
+/// else answers more seldom: later, as the leader counts on its answers until then.
+const LEADER_IDLE_MILLIS: u64 = 2_000;
+pub(super) const FOLLOWER_IDLE_MILLIS: u64 = 3_000;
 
 /// A batch of another node that is about definitions newer than this node's.
 pub(super) struct Stalled {
@@ -47,10 +54,10 @@ pub struct ShardStatus {
 }
 
 impl<M: Machine, T: Copy> Lane<M, T> {
-    /// Takes an envelope of another node.
+    /// Takes an envelope of another node, which came at that moment.
     pub(super) fn receive(
         &mut self,
-        from: NodeId,
+        (from, at): (NodeId, Instant),
         envelope: &Bytes,
         now: Now,
         outputs: &mut Outputs<M::Effect, T>,
@@ -65,7 +72,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         };
         for (shard, parcel) in parcels {
             if shard == ShardId::LOCAL_DEFINITIONS {
-                self.hear_of_rows(from, parcel, now, outputs);
+                self.hear_of_rows((from, at), parcel, now, outputs);
             } else if let Some(host) = self.other_host(shard) {
                 if host == from {
                     self.hear_host(host, parcel, now, outputs);
@@ -246,15 +253,15 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if now.mono < next {
             return;
         }
-        // A quiet lane lets one tick of two wait for the other. Nothing was taken between them.
-        let late = next.plus_millis(TICK_MILLIS_MIN) <= now.mono;
+        // A quiet lane lets ticks wait for the next beat. Nothing was taken between them.
+        let late = now.mono.micros_since(next) / (1000 * TICK_MILLIS_MIN);
         self.tell_of_room(now.mono);
         self.tick_rows(now);
         self.ask_leader(now.mono);
         let mut any = self.tick_hosts(now, outputs) || !self.nodes.is_empty();
         let unfit = self.is_unfit(now.mono);
         let mut tick = Tick {
-            ticks: 1 + u32::from(late),
+            ticks: (1 + late).min(IDLE_BEAT_MILLIS / TICK_MILLIS),
             unfit,
             now: now.mono,
             touched: &mut self.touched,
@@ -301,14 +308,37 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if !ticks || now.mono < self.next_beat {
             return;
         }
+        let since = now.mono.micros_since(self.all_beat) / 1000;
+        let all =
+            now.wall.0 % IDLE_BEAT_MILLIS < BEAT_MILLIS || since + TICK_MILLIS > IDLE_BEAT_MILLIS;
+        if all {
+            self.all_beat = now.mono;
+        }
+        // All nodes act on the definitions, at any time.
+        self.idle = !self.rows[0].votes_on_definitions();
         for replica in &mut self.rows {
-            beat(replica, now.mono, &mut self.touched);
+            beat(replica, false, now.mono, &mut self.touched);
         }
         for replica in &mut self.queues {
-            beat(replica, now.mono, &mut self.touched);
+            let idle = replica.is_idle(LEADER_IDLE_MILLIS, now.mono);
+            self.idle &= replica.is_idle(FOLLOWER_IDLE_MILLIS, now.mono);
+            if all || !idle {
+                beat(replica, idle, now.mono, &mut self.touched);
+            }
         }
-        self.beats = true;
-        self.next_beat = next_moment(now, BEAT_MILLIS, BEAT_MILLIS / 2);
+        self.beats = if all { Beat::All } else { Beat::Some };
+        self.next_beat = if self.idle {
+            next_moment(now, IDLE_BEAT_MILLIS, BEAT_MILLIS)
+        } else {
+            next_moment(now, BEAT_MILLIS, BEAT_MILLIS / 2)
+        };
+    }
+
+    /// Something happens: leaders count on this node's answers.
+    pub(super) fn wake_beats(&mut self, now: Now) {
+        self.idle = false;
+        let next = next_moment(now, BEAT_MILLIS, BEAT_MILLIS / 2);
+        self.next_beat = next.min(self.next_beat);
     }
 
     /// There may be somebody to agree with now. Ticks that are counted stay as far apart as they
@@ -434,7 +464,7 @@ fn is_for_host(parcel: &Parcel) -> bool {
 
 /// What all replicas that have peers go through, and what came of it.
 struct Tick<'a> {
-    ticks: u32,
+    ticks: u64,
     unfit: bool,
     now: Instant,
     touched: &'a mut BTreeSet<ShardId>,
@@ -472,11 +502,12 @@ fn next_moment(now: Now, period: u64, least: u64) -> Instant {
 
 fn beat<M: Machine, T: Copy>(
     replica: &mut Replica<M, T>,
+    idle: bool,
     now: Instant,
     touched: &mut BTreeSet<ShardId>,
 ) {
     if replica.consensus().leads().is_some() {
-        replica.consensus_mut().beat(now);
+        replica.consensus_mut().beat(now, idle);
         touched.insert(replica.shard());
     }
 }

@@ -18,6 +18,7 @@ use crate::batch::Batch;
 use crate::checkpoint::Header;
 use crate::consensus::{Consensus, Entry, EntryKind, Hard, Members, Start};
 use crate::ids::{Index, Instant, NodeId, Now, Place, ReplicaId, ShardId, Term};
+use crate::link::Beat;
 use crate::log::disk::RecoveryDisk;
 use crate::log::{self, CheckpointError, Item, Log, Recovery, Relocation, View};
 use crate::machine::{Context, LiveRef, Machine, Malformed};
@@ -123,7 +124,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             next_tick: None,
             next_beat: Instant(0),
             quiet: false,
-            beats: false,
+            idle: false,
+            all_beat: Instant(0),
+            beats: Beat::None,
             nodes: BTreeSet::new(),
             seen: BTreeMap::new(),
             born: None,

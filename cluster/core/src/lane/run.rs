@@ -1,5 +1,6 @@
 //! What a step does for one shard: propose, append, apply, flush, until nothing moves.
 
+use super::peers::FOLLOWER_IDLE_MILLIS;
 use super::store::Store;
 use crate::batch::Outcome;
 use crate::consensus::{EntryKind, Ready};
@@ -35,6 +36,7 @@ pub(super) fn run<M: Machine, T: Copy>(
         let mut turn = store.turn(replica.shard(), now, out.effects);
         replica.follow_if_lost(&mut turn);
         replica.flush(&mut turn);
+        replica.ask_for_lease(now.mono);
         more = replica.pump(now, store.known, &mut store.mail);
         if !more {
             break;
@@ -55,13 +57,17 @@ fn drain<M: Machine, T: Copy>(
     now: Now,
     out: &mut Out<'_, M, T>,
 ) -> Result<(), Malformed> {
+    // Nobody counts on what is said of it.
+    let idle = replica.is_idle(FOLLOWER_IDLE_MILLIS, now.mono) && !replica.votes_on_definitions();
     while let Some(mut ready) = replica.ready() {
         append(replica, store, &ready);
         for message in std::mem::take(&mut ready.messages) {
             let (to, shard) = (message.to.node(), replica.shard());
             let can_wait = message.can_wait();
             let parcel = Parcel::Raft(message);
-            if can_wait {
+            if can_wait && idle {
+                store.mail.send_with_idle_beat(to, shard, &parcel);
+            } else if can_wait {
                 store.mail.send_with_beat(to, shard, &parcel);
             } else {
                 store.mail.send(to, shard, &parcel);

@@ -259,9 +259,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
             if peer.beat.plus_millis(WORD_MILLIS) <= now.mono {
                 peer.beat = now.mono;
-                mail.send_with_beat(*node, ShardId::LOCAL_DEFINITIONS, &known);
+                mail.send_with_idle_beat(*node, ShardId::LOCAL_DEFINITIONS, &known);
                 if let Some(word) = &word {
-                    mail.send_with_beat(*node, hosted.shard(), word);
+                    mail.send_with_idle_beat(*node, hosted.shard(), word);
                 }
             }
             let send = |parcel: &Parcel| mail.send(*node, ShardId::LOCAL_DEFINITIONS, parcel);
@@ -269,10 +269,10 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         }
     }
 
-    /// Takes what another node says of rows.
+    /// Takes what another node says of rows; see [`Self::receive`].
     pub(super) fn hear_of_rows(
         &mut self,
-        from: NodeId,
+        (from, at): (NodeId, Instant),
         parcel: Parcel,
         now: Now,
         outputs: &mut Outputs<M::Effect, T>,
@@ -307,7 +307,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 }
             }
             Parcel::Known { version, shown } => {
-                self.clock.heard(from, shown);
+                self.clock.heard(from, shown, at);
                 // It may have a way here before there is one back.
                 shared.known.insert(from, version);
                 if let Some(peer) = shared.peers.get_mut(&from) {

@@ -5,6 +5,7 @@ mod crash;
 mod double;
 mod fresh;
 mod hosts;
+mod idle;
 mod rebuild;
 
 use std::collections::VecDeque;

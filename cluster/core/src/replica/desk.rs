@@ -571,7 +571,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         let strangers = nodes.iter().copied();
         let strangers = strangers.filter(|to| logged && members.on(*to).is_none());
         for to in self.silent().chain(strangers).collect::<BTreeSet<_>>() {
-            mail.send_with_beat(to, self.shard(), &Parcel::Leader { node, term });
+            mail.send_with_idle_beat(to, self.shard(), &Parcel::Leader { node, term });
         }
     }
 

@@ -366,6 +366,7 @@ impl Cluster {
                 node.inputs.push_back(Input::Received {
                     from: letter.from,
                     envelope: letter.bytes,
+                    at: now,
                 });
             }
         }

@@ -11,6 +11,7 @@ use crate::consensus::TICK_MILLIS;
 use crate::ids::{Life, NodeId, Now, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
+use crate::link::{self, Parcel};
 use crate::log::sim::SimDisk;
 use crate::rows::{Committed, RowKey, Transaction, Write};
 
@@ -30,7 +31,9 @@ pub(super) struct Net {
     linked: BTreeSet<(usize, usize)>,
     random: u64,
     /// Of 100.
-    lost: u64,
+    pub(super) lost: u64,
+    /// How many messages replicas sent.
+    pub(super) messages: BTreeMap<ShardId, u64>,
     pub(super) now: Now,
     /// Those that have a replica of all that is logged.
     founders: Vec<NodeId>,
@@ -64,6 +67,7 @@ impl Net {
             linked: BTreeSet::new(),
             random,
             lost: 0,
+            messages: BTreeMap::new(),
             now: Now {
                 wall: Time(1_000_000),
                 ..Now::default()
@@ -72,6 +76,10 @@ impl Net {
         };
         (0..net.nodes.len()).for_each(|at| net.start(at));
         net
+    }
+
+    pub(super) fn lane(&self, at: usize) -> &Lane<Double, u32> {
+        self.nodes[at].lane.as_ref().expect("started")
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -166,13 +174,21 @@ impl Net {
         let sent = !mail.is_empty();
         for envelope in mail {
             let to = (envelope.to.0 - 1) as usize;
+            let parcels = link::open(&envelope.parts.concat().into()).expect("its own");
+            for (shard, parcel) in parcels {
+                if matches!(parcel, Parcel::Raft(_)) {
+                    *self.messages.entry(shard).or_default() += 1;
+                }
+            }
             if self.below(100) < self.lost || !self.linked.contains(&(at, to)) {
                 continue;
             }
             let envelope = envelope.parts.concat().into();
-            self.nodes[to]
-                .inputs
-                .push_back(Input::Received { from, envelope });
+            self.nodes[to].inputs.push_back(Input::Received {
+                from,
+                envelope,
+                at: now.mono,
+            });
         }
         more || sent || !self.nodes[at].inputs.is_empty()
     }
@@ -220,7 +236,7 @@ impl Net {
         self.propose_to(shard, at, ticket, values);
     }
 
-    fn propose_to(&mut self, shard: ShardId, at: usize, ticket: u32, values: &[u64]) {
+    pub(super) fn propose_to(&mut self, shard: ShardId, at: usize, ticket: u32, values: &[u64]) {
         let batch = put(values, 10);
         self.nodes[at].inputs.push_back(Input::Propose {
             shard,
@@ -237,7 +253,7 @@ impl Net {
         machine.expect("hosted").values()
     }
 
-    fn done(&mut self, at: usize) -> Vec<(u32, Outcome)> {
+    pub(super) fn done(&mut self, at: usize) -> Vec<(u32, Outcome)> {
         std::mem::take(&mut self.nodes[at].outputs.done)
     }
 

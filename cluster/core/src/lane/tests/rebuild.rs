@@ -142,7 +142,11 @@ impl Pair {
             if at == 0 && (self.mute || withheld) {
                 continue;
             }
-            let input = Input::Received { from, envelope };
+            let input = Input::Received {
+                from,
+                envelope,
+                at: self.now.mono,
+            };
             self.nodes[1 - at].inputs.push_back(input);
         }
         more || !self.nodes[at].inputs.is_empty()
