@@ -157,6 +157,16 @@ impl SegmentId {
     }
 }
 
+impl Time {
+    /// Milliseconds until the next multiple of `period` that is at least `least` away: what nodes
+    /// that agree about the time do then, they do together.
+    #[must_use]
+    pub fn millis_to_multiple(self, period: u64, least: u64) -> u64 {
+        let left = period - self.0 % period;
+        if left < least { left + period } else { left }
+    }
+}
+
 impl Instant {
     /// Microseconds from `earlier` to `self`, 0 when `earlier` is later.
     #[must_use]

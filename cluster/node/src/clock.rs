@@ -25,16 +25,15 @@ impl Clock {
         let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Now {
             mono: ids::Instant(micros),
-            wall: Time(wall_millis()),
+            wall: wall(),
         }
     }
 }
 
-fn wall_millis() -> u64 {
+fn wall() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    let millis = since.map_or(0, |since| since.as_millis());
+    Time(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
 /// How long whatever looks around about once a second waits for its next turn: all of it, on nodes
@@ -42,17 +41,11 @@ fn wall_millis() -> u64 {
 /// one wake-up.
 #[must_use]
 pub fn until_next_look() -> Duration {
-    Duration::from_millis(left(wall_millis()))
+    Duration::from_millis(left(wall()))
 }
 
-/// At least half of the period.
-fn left(wall: u64) -> u64 {
-    let left = LOOK_MILLIS - wall % LOOK_MILLIS;
-    if left < LOOK_MILLIS / 2 {
-        left + LOOK_MILLIS
-    } else {
-        left
-    }
+fn left(wall: Time) -> u64 {
+    wall.millis_to_multiple(LOOK_MILLIS, LOOK_MILLIS / 2)
 }
 
 #[cfg(test)]
@@ -62,7 +55,7 @@ mod tests {
     #[test]
     fn all_look_at_the_same_moments_and_not_too_often() {
         for wall in 0..3 * LOOK_MILLIS {
-            let left = left(wall);
+            let left = left(Time(wall));
             assert!((LOOK_MILLIS / 2..LOOK_MILLIS + LOOK_MILLIS / 2).contains(&left));
             assert!((wall + left).is_multiple_of(LOOK_MILLIS));
         }

@@ -66,8 +66,7 @@ pub(super) struct Group {
     /// The entry that made the members what they are, or a later one: a snapshot of an earlier one
     /// does not know them, and whoever is not in it does not take it.
     members_at: Index,
-    /// There is nobody else. Looked at often, as are the voters: kept beside the members.
-    alone: bool,
+    /// The voters in their order: looked at often.
     voters: Vec<u64>,
     /// See [`Group::lease_until`].
     lease: Instant,
@@ -117,7 +116,6 @@ impl Group {
             restoring: None,
             telling: BTreeMap::new(),
             members_at,
-            alone: false,
             voters: Vec::new(),
             lease: Instant(0),
             idle: false,
@@ -318,9 +316,8 @@ impl Group {
     }
 
     fn members_changed(&mut self) {
-        let (members, me) = (self.node.store().members(), self.id());
-        self.alone = members.is_only(me);
-        self.voters = members.voters.iter().map(|voter| voter.0).collect();
+        let voters = self.members().voters.iter();
+        self.voters = voters.map(|voter| voter.0).collect();
         self.voters.sort_unstable();
         self.draw_timeout();
         self.lease = self.lease();
@@ -354,7 +351,7 @@ impl Group {
     }
 
     pub(super) fn is_alone(&self) -> bool {
-        self.alone
+        self.members().is_only(self.id())
     }
 
     /// As the library reckons it before it takes an entry.

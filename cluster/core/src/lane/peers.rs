@@ -259,10 +259,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.tick_rows(now);
         self.ask_leader(now.mono);
         let mut any = self.tick_hosts(now, outputs) || !self.nodes.is_empty();
-        let unfit = self.is_unfit(now.mono);
         let mut tick = Tick {
             ticks: (1 + late).min(IDLE_BEAT_MILLIS / TICK_MILLIS),
-            unfit,
+            unfit: self.is_unfit(now.mono),
             now: now.mono,
             touched: &mut self.touched,
             quiet: true,
@@ -492,12 +491,10 @@ impl Tick<'_> {
     }
 }
 
-/// The next multiple of `period` on the wall clock that is at least so many milliseconds away:
-/// ticks and beats of all nodes that agree about the time come together.
+/// Ticks and beats of all nodes that agree about the time come together.
 fn next_moment(now: Now, period: u64, least: u64) -> Instant {
-    let left = period - now.wall.0 % period;
-    let left = if left < least { left + period } else { left };
-    now.mono.plus_millis(left)
+    now.mono
+        .plus_millis(now.wall.millis_to_multiple(period, least))
 }
 
 fn beat<M: Machine, T: Copy>(

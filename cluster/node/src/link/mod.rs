@@ -13,7 +13,7 @@
 //! - both connections hold, or neither counts: a link that lost one is closed and dialed anew;
 //! - what a peer does wrong costs it that connection, and nobody else anything.
 //!
-//! Runs on the runtime that it was started on; [`Links::send`] may be called from any thread.
+//! Runs on the runtime that it was started on; [`Links::send_all`] may be called from any thread.
 
 mod accept;
 mod backoff;
@@ -255,33 +255,29 @@ impl Links {
         }
     }
 
-    /// Sends a message made of `parts` to a peer, or drops it: false says that it surely does not
-    /// arrive, true that it may.
-    pub fn send(&self, to: NodeId, class: Class, parts: impl IntoIterator<Item = Bytes>) -> bool {
-        let peers = self.shared.peers.load();
-        peers.get(&to).is_some_and(|peer| {
-            let queue = peer.queue(class);
-            let taken = queue.push(parts);
-            queue.wake();
-            taken
-        })
-    }
-
-    /// Sends messages as [`Self::send`] does, and wakes nobody before all are there: the thread
-    /// that writes the first would be done with it before the next one comes.
-    pub fn send_all(&self, messages: impl IntoIterator<Item = (NodeId, Class, Vec<Bytes>)>) {
+    /// Sends messages, each made of parts, or drops them; how many were taken: the others surely
+    /// do not arrive, these may. Nobody is woken before all are there: the thread that writes the
+    /// first would be done with it before the next one comes.
+    pub fn send_all(
+        &self,
+        messages: impl IntoIterator<Item = (NodeId, Class, Vec<Bytes>)>,
+    ) -> usize {
         let peers = self.shared.peers.load();
         let mut queues: SmallVec<[_; 16]> = SmallVec::new();
         for (to, class, parts) in messages {
-            if let Some(peer) = peers.get(&to) {
-                let queue = peer.queue(class);
-                queue.push(parts);
-                queues.push(queue);
-            }
+            let queue = peers.get(&to).map(|peer| peer.queue(class));
+            queues.extend(queue.filter(|queue| queue.push(parts)));
         }
-        for queue in queues {
+        for queue in &queues {
             queue.wake();
         }
+        queues.len()
+    }
+
+    /// Whether a message was taken.
+    #[cfg(test)]
+    fn send(&self, to: NodeId, class: Class, parts: impl IntoIterator<Item = Bytes>) -> bool {
+        self.send_all([(to, class, parts.into_iter().collect())]) == 1
     }
 
     /// How the links are, in the order of their peers.

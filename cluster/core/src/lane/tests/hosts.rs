@@ -52,7 +52,7 @@ impl Net {
         Self::founded_by(Vec::new(), nodes, random)
     }
 
-    pub(super) fn founded_by(founders: Vec<NodeId>, nodes: u64, random: u64) -> Self {
+    fn founded_by(founders: Vec<NodeId>, nodes: u64, random: u64) -> Self {
         let node = |id| Node {
             id: NodeId(id),
             disk: SimDisk::new(id),
@@ -76,6 +76,20 @@ impl Net {
         };
         (0..net.nodes.len()).for_each(|at| net.start(at));
         net
+    }
+
+    /// Three nodes that have a replica of everything, after five seconds; and which of them leads
+    /// the shard.
+    pub(super) fn of_three(shard: ShardId) -> (Self, usize) {
+        let founders = vec![NodeId(1), NodeId(2), NodeId(3)];
+        let mut net = Self::founded_by(founders, 3, 1);
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            net.link(a, b);
+        }
+        net.pass(5_000);
+        let status = net.lane(0).status(shard);
+        let leader = status.and_then(|it| it.leader).expect("somebody leads");
+        (net, (leader.1.0 - 1) as usize)
     }
 
     pub(super) fn lane(&self, at: usize) -> &Lane<Double, u32> {
@@ -174,8 +188,8 @@ impl Net {
         let sent = !mail.is_empty();
         for envelope in mail {
             let to = (envelope.to.0 - 1) as usize;
-            let parcels = link::open(&envelope.parts.concat().into()).expect("its own");
-            for (shard, parcel) in parcels {
+            let envelope = Bytes::from(envelope.parts.concat());
+            for (shard, parcel) in link::open(&envelope).expect("its own") {
                 if matches!(parcel, Parcel::Raft(_)) {
                     *self.messages.entry(shard).or_default() += 1;
                 }
@@ -183,7 +197,6 @@ impl Net {
             if self.below(100) < self.lost || !self.linked.contains(&(at, to)) {
                 continue;
             }
-            let envelope = envelope.parts.concat().into();
             self.nodes[to].inputs.push_back(Input::Received {
                 from,
                 envelope,

@@ -3,21 +3,15 @@
 use super::hosts::Net;
 use crate::batch::Outcome;
 use crate::consensus::{BEAT_MILLIS, IDLE_BEAT_MILLIS};
-use crate::ids::{NodeId, ShardId};
+use crate::ids::ShardId;
 
 const SHARD: ShardId = ShardId(1);
 
-/// Three nodes that agree on everything, after some seconds; and which of them leads the shard.
+/// Three nodes, and which of them leads the shard, to which nothing has happened for long.
 fn cluster() -> (Net, usize) {
-    let founders = vec![NodeId(1), NodeId(2), NodeId(3)];
-    let mut net = Net::founded_by(founders, 3, 1);
-    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-        net.link(a, b);
-    }
-    net.pass(8_000);
-    let status = net.lane(0).status(SHARD);
-    let leader = status.and_then(|it| it.leader).expect("somebody leads");
-    (net, (leader.1.0 - 1) as usize)
+    let (mut net, leader) = Net::of_three(SHARD);
+    net.pass(3_000);
+    (net, leader)
 }
 
 /// For how many milliseconds the leader may act.
