@@ -47,11 +47,15 @@ const ROOM: u8 = 14;
 const ASK: u8 = 15;
 const FRESH: u8 = 16;
 
-/// Which of a pair of nodes' two connections: votes and beats never wait behind bodies.
+/// Which of a pair of nodes' connections: votes and beats never wait behind bodies, and what a
+/// leader's queues have for the receiver's sessions not behind what goes into logs. Else consumers
+/// of other nodes fall behind as soon as the machine is busy, and what they fall behind by is
+/// written, kept and read back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Class {
     Control,
     Data,
+    Effects,
 }
 
 /// One thing that a node tells another about a shard.
@@ -133,7 +137,7 @@ impl Parcel {
             Self::Dealing {
                 dealing: Dealing::Effect { .. },
                 ..
-            } => Class::Data,
+            } => Class::Effects,
             Self::Transfer(transfer) if transfer.is_bulk() => Class::Data,
             _ => Class::Control,
         }

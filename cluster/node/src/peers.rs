@@ -145,6 +145,7 @@ fn class_of(class: LaneClass) -> Class {
     match class {
         LaneClass::Control => Class::Control,
         LaneClass::Data => Class::Data,
+        LaneClass::Effects => Class::Effects,
     }
 }
 
@@ -171,7 +172,7 @@ impl Intake {
     fn has_room(&self, class: Class) -> bool {
         let limit = match class {
             Class::Control => 2 * INTAKE_BYTES_LIMIT,
-            Class::Data => INTAKE_BYTES_LIMIT,
+            Class::Data | Class::Effects => INTAKE_BYTES_LIMIT,
         };
         self.bytes.load(Ordering::Relaxed) <= limit
     }

@@ -59,10 +59,12 @@ pub struct SnapshotOf {
 }
 
 impl Message {
-    /// Whether votes, beats and answers wait for nobody: no entries in it.
+    /// Whether it waits for nobody: votes, beats and answers. An append that only tells what is
+    /// committed does not overtake the entries before it: whoever does not have them refuses it,
+    /// and is sent all of them again.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.kind != MessageType::MsgAppend as u8
     }
 
     /// Whether it may wait for the next beat of the lane: a heartbeat or its answer, while the
@@ -70,6 +72,11 @@ impl Message {
     #[must_use]
     pub fn can_wait(&self) -> bool {
         self.at_rest
+    }
+
+    #[cfg(test)]
+    pub(crate) fn entries_count(&self) -> usize {
+        self.entries.len()
     }
 
     #[must_use]

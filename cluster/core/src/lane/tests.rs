@@ -6,6 +6,7 @@ mod double;
 mod fresh;
 mod hosts;
 mod idle;
+mod overtaking;
 mod rebuild;
 
 use std::collections::VecDeque;

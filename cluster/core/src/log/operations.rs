@@ -116,6 +116,8 @@ impl Log {
                     self.remove(FileName::Segment(SegmentId(number)), ops);
                 }
             }
+            let sealed = self.store.segments.sealed_count();
+            self.spares.are_beside(sealed);
         }
         let roomy = self.free_disk_bytes / ROOMY_SEGMENTS > u64::from(self.options.segment_bytes);
         while let Some(number) = self.spares.surplus(now, roomy) {

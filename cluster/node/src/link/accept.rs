@@ -18,6 +18,9 @@ use crate::tls::ClusterId;
 
 /// Bytes that are read ahead of small messages; larger ones go past this buffer.
 const READ_BYTES: usize = 32 << 10;
+/// Bytes of data that are read before everybody else has a turn: what goes into logs comes in
+/// bulk, and behind it acknowledgements and deliveries of all connections would wait.
+const TURN_BYTES: usize = 128 << 10;
 
 /// Why somebody at the cluster port is turned away.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -215,6 +218,7 @@ async fn read(
     stream: &mut BufReader<TlsStream<TcpStream>>,
 ) -> Result<std::convert::Infallible, Fault> {
     let limit = shared.options.message_bytes_limit(class);
+    let mut bytes = 0;
     loop {
         if let Some(room) = shared.events.room(from, class) {
             room.await;
@@ -224,6 +228,11 @@ async fn read(
             let (found, wanted) = (kind, "a message");
             return Err(Fault::Unexpected { found, wanted });
         }
+        bytes += payload.len();
         shared.events.message(from, class, payload);
+        if class == Class::Data && bytes >= TURN_BYTES {
+            bytes = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -110,28 +110,34 @@ fn log(peer: &Peer, fault: &Option<Fault>) {
     }
 }
 
-/// Makes both connections and writes to them; gives why that ended, if not by our own will.
+/// Makes all connections and writes to them; gives why that ended, if not by our own will.
 async fn link(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     addresses: &[String],
     backoff: &mut Backoff,
 ) -> Option<Fault> {
-    let (control, data) = match connect(shared, peer, addresses).await {
-        Ok(pair) => pair,
+    let connections = match connect(shared, peer, addresses).await {
+        Ok(connections) => connections,
         Err(fault) => return Some(fault),
     };
     let began = Instant::now();
-    let incarnation = data.incarnation;
-    peer.queue(Class::Control).open();
-    peer.queue(Class::Data).open();
+    let Connection {
+        address,
+        incarnation,
+        ..
+    } = connections[0];
+    Class::ALL
+        .iter()
+        .for_each(|&class| peer.queue(class).open());
     peer.set(State::Linked { incarnation });
-    tracing::info!(peer = %peer.node, address = %control.address, incarnation, "link: connected");
+    tracing::info!(peer = %peer.node, %address, incarnation, "link: connected");
     shared.events.connected(peer.node, incarnation);
     // Ends the writers wherever this future is dropped: `run` tells of the loss.
     let mut writers = JoinSet::new();
-    writers.spawn(hold(peer.clone(), Class::Control, control.stream));
-    writers.spawn(hold(peer.clone(), Class::Data, data.stream));
+    for (class, connection) in Class::ALL.into_iter().zip(connections) {
+        writers.spawn(hold(peer.clone(), class, connection.stream));
+    }
     let mut fault = None;
     while let Some(ended) = writers.join_next().await {
         let ended = ended.unwrap_or_else(|error| Err(Fault::Writer(error)));
@@ -160,12 +166,12 @@ fn unlink(shared: &Shared, peer: &Peer) {
     }
 }
 
-/// Both connections, to the first address where the peer is.
+/// A connection of each class, to the first address where the peer is.
 async fn connect(
     shared: &Shared,
     peer: &Peer,
     addresses: &[String],
-) -> Result<(Connection, Connection), Fault> {
+) -> Result<Vec<Connection>, Fault> {
     let mut fault = Fault::NoAddress;
     for address in addresses {
         let found = tokio::net::lookup_host(address.as_str()).await;
@@ -179,7 +185,7 @@ async fn connect(
         };
         for address in found {
             match connect_at(shared, peer, address).await {
-                Ok(pair) => return Ok(pair),
+                Ok(connections) => return Ok(connections),
                 Err(error) => fault = error,
             }
         }
@@ -191,13 +197,17 @@ async fn connect_at(
     shared: &Shared,
     peer: &Peer,
     address: SocketAddr,
-) -> Result<(Connection, Connection), Fault> {
-    let control = connect_one(shared, peer, address, Class::Control).await?;
-    let data = connect_one(shared, peer, address, Class::Data).await?;
-    if control.incarnation != data.incarnation {
-        return Err(Fault::Restarted { address });
+) -> Result<Vec<Connection>, Fault> {
+    let mut connections: Vec<Connection> = Vec::with_capacity(Class::ALL.len());
+    for class in Class::ALL {
+        let connection = connect_one(shared, peer, address, class).await?;
+        let first = connections.first();
+        if first.is_some_and(|first| first.incarnation != connection.incarnation) {
+            return Err(Fault::Restarted { address });
+        }
+        connections.push(connection);
     }
-    Ok((control, data))
+    Ok(connections)
 }
 
 async fn connect_one(

@@ -26,9 +26,9 @@ pub(super) const GREETING_BYTES_LIMIT: u32 = 1 << 10;
 /// Bytes that are allocated for a frame before any of them has arrived.
 const AHEAD_BYTES_LIMIT: usize = 1 << 20;
 
-/// The versions of this protocol that this version speaks.
-pub(super) const OLDEST: u16 = 1;
-pub(super) const NEWEST: u16 = 1;
+/// The versions of this protocol that this version speaks. Version 1 had no connection for effects.
+pub(super) const OLDEST: u16 = 2;
+pub(super) const NEWEST: u16 = 2;
 
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(Hello::decode(&payload[..cut]), None, "{cut}");
         }
         let welcome = Welcome {
-            version: 1,
+            version: 2,
             incarnation: 9,
         };
         let (kind, payload) = read_all(&welcome.encode(), GREETING_BYTES_LIMIT).expect("a frame");
@@ -266,10 +266,10 @@ mod tests {
             newest,
             ..hello()
         };
-        assert_eq!(with(1, 1).version(), Some(1));
-        assert_eq!(with(1, 9).version(), Some(1));
-        assert_eq!(with(2, 9).version(), None);
-        assert_eq!(with(0, 0).version(), None);
+        assert_eq!(with(2, 2).version(), Some(2));
+        assert_eq!(with(1, 9).version(), Some(2));
+        assert_eq!(with(3, 9).version(), None);
+        assert_eq!(with(0, 1).version(), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Links between nodes: messages to every peer over two connections, one for what must not wait
-//! and one for what is large.
+//! Links between nodes: messages to every peer over three connections: for what must not wait,
+//! for what is large, and for what sessions get.
 //!
 //! Each node dials its peers and writes on what it dialed; on what it accepted it only reads. So
-//! a node has two outgoing connections a peer, and knows of each of them alone whether it holds.
+//! a node has three outgoing connections a peer, and knows of each of them alone whether it holds.
 //!
 //! Invariants:
 //! - a message arrives whole, at most once, and in order with the others of its class, peer and
@@ -10,7 +10,7 @@
 //! - what waits for a peer is bounded in bytes for each class;
 //! - of one peer and class one connection is read: a newer one takes the place of an older one,
 //!   and no message of the older one comes after;
-//! - both connections hold, or neither counts: a link that lost one is closed and dialed anew;
+//! - all its connections hold, or none counts: a link that lost one is closed and dialed anew;
 //! - what a peer does wrong costs it that connection, and nobody else anything.
 //!
 //! Runs on the runtime that it was started on; [`Links::send_all`] may be called from any thread.
@@ -52,10 +52,15 @@ pub enum Class {
     Control = 0,
     /// Everything else.
     Data = 1,
+    /// Deliveries and what else leaders have for sessions: never behind what goes into logs.
+    Effects = 2,
 }
 
+/// How many there are.
+const CLASSES: usize = 3;
+
 impl Class {
-    const ALL: [Self; 2] = [Self::Control, Self::Data];
+    const ALL: [Self; CLASSES] = [Self::Control, Self::Data, Self::Effects];
 
     fn new(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&class| class as u8 == byte)
@@ -67,6 +72,7 @@ impl fmt::Display for Class {
         f.write_str(match self {
             Self::Control => "control",
             Self::Data => "data",
+            Self::Effects => "effects",
         })
     }
 }
@@ -80,9 +86,9 @@ pub struct LinkOptions {
     pub seed: u64,
     /// Bytes of control messages that may wait for a peer.
     pub control_bytes_limit: usize,
-    /// Bytes of data messages that may wait for a peer.
+    /// Bytes of data messages that may wait for a peer, and of effects.
     pub data_bytes_limit: usize,
-    /// Bytes that a data message can have.
+    /// Bytes that a data message or effects can have.
     pub message_bytes_limit: u32,
     /// How long a connection may take to be there.
     pub connect_timeout: Duration,
@@ -111,14 +117,14 @@ impl LinkOptions {
     fn queue_bytes_limit(&self, class: Class) -> usize {
         match class {
             Class::Control => self.control_bytes_limit,
-            Class::Data => self.data_bytes_limit,
+            Class::Data | Class::Effects => self.data_bytes_limit,
         }
     }
 
     fn message_bytes_limit(&self, class: Class) -> u32 {
         match class {
             Class::Control => CONTROL_MESSAGE_BYTES_LIMIT,
-            Class::Data => self.message_bytes_limit,
+            Class::Data | Class::Effects => self.message_bytes_limit,
         }
     }
 }
@@ -158,10 +164,10 @@ pub struct LinkStatus {
     pub peer: NodeId,
     /// The peer's incarnation while the link holds.
     pub connected: Option<u64>,
-    /// Bytes that wait, by class: control, data.
-    pub waiting_bytes: [usize; 2],
+    /// Bytes that wait, by class: control, data, effects.
+    pub waiting_bytes: [usize; CLASSES],
     /// Messages dropped since the peer was named, by class.
-    pub dropped: [u64; 2],
+    pub dropped: [u64; CLASSES],
     /// Why it does not hold, as the last attempt saw it.
     pub fault: Option<String>,
 }

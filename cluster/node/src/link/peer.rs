@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use warren_cluster_core::ids::NodeId;
 
 use super::queue::Queue;
-use super::{Class, LinkOptions, LinkStatus};
+use super::{CLASSES, Class, LinkOptions, LinkStatus};
 
 /// What a peer's dialing task is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,11 +45,11 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) node: NodeId,
-    queues: [Queue; 2],
+    queues: [Queue; CLASSES],
     wanted: watch::Sender<Wanted>,
     state: watch::Sender<State>,
     /// What reads its messages, by class. An async lock: it is held while an older one ends.
-    pub(super) readers: [tokio::sync::Mutex<Option<JoinHandle<()>>>; 2],
+    pub(super) readers: [tokio::sync::Mutex<Option<JoinHandle<()>>>; CLASSES],
     /// The newest incarnation that it said on any connection.
     newest: Mutex<u64>,
 }

@@ -63,7 +63,7 @@ struct Way {
     blocked: bool,
     /// Every message takes so much longer.
     slow_micros: u64,
-    queues: [VecDeque<(u64, Bytes)>; 2],
+    queues: [VecDeque<(u64, Bytes)>; 3],
     /// When its node notices that it is broken.
     notice_at: Option<u64>,
     dial_at: u64,
@@ -162,6 +162,7 @@ impl Net {
         let class = match mail.class {
             Class::Control => 0,
             Class::Data => 1,
+            Class::Effects => 2,
         };
         let delay = rng.below(DELAY_MICROS * 4) + rng.below(weather.delay_micros + 1);
         let at = now + DELAY_MICROS + delay + way.slow_micros;

@@ -11,7 +11,7 @@ use crate::consensus::TICK_MILLIS;
 use crate::ids::{Life, NodeId, Now, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
-use crate::link::{self, Parcel};
+use crate::link::{self, Class, Parcel};
 use crate::log::sim::SimDisk;
 use crate::rows::{Committed, RowKey, Transaction, Write};
 
@@ -34,6 +34,11 @@ pub(super) struct Net {
     pub(super) lost: u64,
     /// How many messages replicas sent.
     pub(super) messages: BTreeMap<ShardId, u64>,
+    /// How many entries they sent to each node.
+    pub(super) entries: BTreeMap<(ShardId, usize), usize>,
+    /// All but control messages to this node wait until [`Net::let_pass`].
+    pub(super) held_up: Option<usize>,
+    waiting: VecDeque<Input<Ask, u32>>,
     pub(super) now: Now,
     /// Those that have a replica of all that is logged.
     founders: Vec<NodeId>,
@@ -68,6 +73,9 @@ impl Net {
             random,
             lost: 0,
             messages: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            held_up: None,
+            waiting: VecDeque::new(),
             now: Now {
                 wall: Time(1_000_000),
                 ..Now::default()
@@ -187,23 +195,34 @@ impl Net {
         let from = node.id;
         let sent = !mail.is_empty();
         for envelope in mail {
-            let to = (envelope.to.0 - 1) as usize;
+            let (to, class) = ((envelope.to.0 - 1) as usize, envelope.class);
             let envelope = Bytes::from(envelope.parts.concat());
             for (shard, parcel) in link::open(&envelope).expect("its own") {
-                if matches!(parcel, Parcel::Raft(_)) {
+                if let Parcel::Raft(message) = parcel {
                     *self.messages.entry(shard).or_default() += 1;
+                    *self.entries.entry((shard, to)).or_default() += message.entries_count();
                 }
             }
             if self.below(100) < self.lost || !self.linked.contains(&(at, to)) {
                 continue;
             }
-            self.nodes[to].inputs.push_back(Input::Received {
-                from,
-                envelope,
-                at: now.mono,
-            });
+            let at = now.mono;
+            let received = Input::Received { from, envelope, at };
+            if self.held_up == Some(to) && class != Class::Control {
+                self.waiting.push_back(received);
+            } else {
+                self.nodes[to].inputs.push_back(received);
+            }
         }
         more || sent || !self.nodes[at].inputs.is_empty()
+    }
+
+    /// What waited arrives, and nothing waits any more.
+    pub(super) fn let_pass(&mut self) {
+        if let Some(to) = self.held_up.take() {
+            self.nodes[to].inputs.append(&mut self.waiting);
+        }
+        self.run();
     }
 
     pub(super) fn pass(&mut self, millis: u64) {

@@ -10,7 +10,7 @@ fn numbered(number: u32) -> [Bytes; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_talk_in_both_classes() {
+async fn three_nodes_talk_in_all_classes() {
     let cluster = Cluster::new(1);
     let mut nodes = [
         Node::start(&cluster, 1).await,
@@ -24,8 +24,10 @@ async fn three_nodes_talk_in_both_classes() {
                 .links
                 .send(NodeId(to), Class::Control, numbered(to as u32));
             assert_eq!(sent, from.id.0 != to, "a node has no link to itself");
-            from.links
-                .send(NodeId(to), Class::Data, numbered(from.id.0 as u32));
+            for class in [Class::Data, Class::Effects] {
+                from.links
+                    .send(NodeId(to), class, numbered(from.id.0 as u32));
+            }
         }
     }
     for node in &mut nodes {
@@ -72,6 +74,7 @@ async fn a_large_message_keeps_its_place_and_holds_no_control_message_up() {
     for number in 1..=1000 {
         assert!(one.links.send(to, Class::Data, numbered(number)));
         assert!(one.links.send(to, Class::Control, numbered(number)));
+        assert!(one.links.send(to, Class::Effects, numbered(number)));
     }
     let (_, first) = two.message(Class::Data).await;
     assert_eq!(first, "number 0");
@@ -95,7 +98,7 @@ async fn a_restarted_node_is_linked_again() {
         !one.links.send(NodeId(2), Class::Data, numbered(1)),
         "nobody is there"
     );
-    assert_eq!(one.links.status()[0].dropped, [0, 1]);
+    assert_eq!(one.links.status()[0].dropped, [0, 1, 0]);
     let mut two = Node::start_at(place, &keys(&cluster, 2), options(2)).await;
     two.links.set_peers(vec![one.place()]);
     assert_eq!(one.connected(2).await, 2, "its new incarnation");
@@ -187,7 +190,7 @@ async fn what_waits_is_bounded_in_bytes() {
         .await
         .expect("it fills");
     assert!(sent > 9, "{sent}");
-    assert_eq!(one.links.status()[0].dropped, [0, 1]);
+    assert_eq!(one.links.status()[0].dropped, [0, 1, 0]);
     assert!(
         one.links.send(NodeId(2), Class::Control, numbered(0)),
         "control has its own"

@@ -36,7 +36,7 @@ async fn welcomed(socket: &TcpListener, acceptor: &TlsAcceptor) -> TlsStream<Tcp
 }
 
 /// A node that is linked to a peer which then vanishes.
-async fn linked_to_a_ghost() -> (Node, [TlsStream<TcpStream>; 2]) {
+async fn linked_to_a_ghost() -> (Node, [TlsStream<TcpStream>; 3]) {
     let cluster = Cluster::new(1);
     let mut one = Node::start(&cluster, 1).await;
     let ghost = Credentials::new(&keys(&cluster, 2)).expect("credentials");
@@ -45,6 +45,7 @@ async fn linked_to_a_ghost() -> (Node, [TlsStream<TcpStream>; 2]) {
     let address = socket.local_addr().expect("an address").to_string();
     one.links.set_peers(vec![(NodeId(2), vec![address])]);
     let mut streams = [
+        welcomed(&socket, &acceptor).await,
         welcomed(&socket, &acceptor).await,
         welcomed(&socket, &acceptor).await,
     ];
