@@ -568,14 +568,14 @@ mod tests {
         }
         let mut envelopes = Vec::new();
         mail.take(Beat::None, &mut envelopes);
-        assert_eq!(envelopes.len(), 4);
+        assert_eq!(envelopes.len(), 6);
         for envelope in &envelopes {
             let all = parcels().into_iter();
             let expected: Vec<_> = all.filter(|(_, it)| it.class() == envelope.class).collect();
             assert_eq!(open(&joined(envelope)), Ok(expected));
         }
         mail.take(Beat::None, &mut envelopes);
-        assert_eq!(envelopes.len(), 4, "nothing is left");
+        assert_eq!(envelopes.len(), 6, "nothing is left");
     }
 
     #[test]
