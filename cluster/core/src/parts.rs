@@ -29,6 +29,14 @@ impl Parts {
         &mut self.open
     }
 
+    /// Makes room at once for what [`Self::attach`] will copy of pieces of these lengths, with
+    /// `beside` bytes beside each.
+    pub fn reserve(&mut self, lengths: impl Iterator<Item = usize>, beside: usize) {
+        let copied = |len: usize| if len < ATTACH_BYTES_MIN { len } else { 0 };
+        self.open
+            .reserve(lengths.map(|len| copied(len) + beside).sum());
+    }
+
     /// Appends bytes: by reference when they are many.
     pub fn attach(&mut self, bytes: &Bytes) {
         if bytes.len() < ATTACH_BYTES_MIN {

@@ -394,6 +394,8 @@ pub fn encode_effect(effect: &Effect, out: &mut Parts) {
             head.put_u8(DELIVER);
             put_holder(*queue, holder_of(*session, *number), head);
             put_count(messages.len(), head);
+            let lengths = messages.iter().map(|it| it.message.len());
+            out.reserve(lengths, DELIVERED_HEAD_BYTES);
             messages
                 .iter()
                 .for_each(|message| put_delivered(message, out));
@@ -456,6 +458,9 @@ fn put_answer(kind: u8, session: SessionId, token: Token, out: &mut impl BufMut)
 fn holder_of(session: SessionId, number: u32) -> Holder {
     Holder { session, number }
 }
+
+/// Bytes before a delivered message's own.
+const DELIVERED_HEAD_BYTES: usize = 17;
 
 fn put_delivered(message: &Delivered, out: &mut Parts) {
     let head = out.open();
