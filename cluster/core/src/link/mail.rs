@@ -1,8 +1,8 @@
 //! What a lane's step has for other nodes, and what of it waits for company.
 //!
 //! Always holds:
-//! - parcels of one class to one node leave in the order in which they were added, but for those
-//!   that wait for a beat: these may be overtaken;
+//! - parcels of one class to one node leave in the order in which they were added, also those that
+//!   wait for a beat: what is newer takes them along;
 //! - no envelope is larger than [`ENVELOPE_BYTES_MAX`], but for one that holds a single larger
 //!   parcel.
 
@@ -82,6 +82,12 @@ impl Mail {
         if parts.is_empty() {
             parts.open().reserve(OPEN_BYTES);
             parts.open().put_u8(VERSION);
+            // What waited is older than what it goes along with.
+            if class == Class::Control
+                && let Some(waiting) = self.waiting.get_mut(&to)
+            {
+                waiting.leave(parts);
+            }
         }
         put(parts);
         if parts.len() >= ENVELOPE_BYTES_MAX / 2 {
@@ -91,7 +97,7 @@ impl Mail {
     }
 
     /// Adds a parcel that nobody waits for: a write for it alone would cost more than it is worth.
-    /// It is small, and may be overtaken.
+    /// It is small.
     pub fn send_with_beat(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel) {
         self.wait(to, shard, parcel, true);
     }
@@ -103,6 +109,11 @@ impl Mail {
 
     fn wait(&mut self, to: NodeId, shard: ShardId, parcel: &Parcel, counts: bool) {
         debug_assert_eq!(parcel.class(), Class::Control);
+        let open = self.open.get(&(to, Class::Control));
+        if open.is_some_and(|parts| !parts.is_empty()) {
+            self.send(to, shard, parcel);
+            return;
+        }
         let waiting = self.waiting.entry(to).or_default();
         waiting.counts |= counts;
         parcel.encode(shard, &mut self.body, &mut waiting.parts);
@@ -138,11 +149,6 @@ impl Mail {
         for ((to, class), mut parts) in std::mem::take(&mut self.open) {
             if parts.is_empty() {
                 continue;
-            }
-            if class == Class::Control
-                && let Some(waiting) = self.waiting.get_mut(&to)
-            {
-                waiting.leave(&mut parts);
             }
             let parts = parts.take();
             out.push(Envelope { to, class, parts });
@@ -181,8 +187,11 @@ mod tests {
             "on the other link"
         );
         mail.send(NodeId(2), shard, &node(3));
-        let both = vec![(shard, node(3)), (shard, node(1))];
-        assert_eq!(take(&mut mail, Beat::None), [(NodeId(2), both)]);
+        // An older word after a newer one would be taken for the last.
+        mail.send_with_beat(NodeId(2), shard, &node(7));
+        mail.send(NodeId(2), shard, &node(8));
+        let all = [1, 3, 7, 8].map(|id| (shard, node(id))).to_vec();
+        assert_eq!(take(&mut mail, Beat::None), [(NodeId(2), all)]);
         assert_eq!(take(&mut mail, Beat::None), []);
         let one = vec![(shard, node(2))];
         assert_eq!(take(&mut mail, Beat::Some), [(NodeId(3), one)]);
