@@ -135,13 +135,11 @@ impl Mail {
                 if waiting.parts.is_empty() || !(waiting.counts || beat == Beat::All) {
                     continue;
                 }
+                // Nothing is open there: it would have taken along what waits.
                 let parts = self.open.entry((*to, Class::Control)).or_default();
-                if parts.is_empty() {
-                    let wanted = waiting.parts.len() + 1;
-                    parts.open().reserve(OPEN_BYTES.max(wanted));
-                    parts.open().put_u8(VERSION | PATIENT);
-                }
-                // Both are below half of an envelope.
+                let wanted = waiting.parts.len() + 1;
+                parts.open().reserve(OPEN_BYTES.max(wanted));
+                parts.open().put_u8(VERSION | PATIENT);
                 waiting.leave(parts);
             }
         }
