@@ -360,6 +360,9 @@ async fn connect(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result
         TcpSocket::new_v6()?
     };
     bind(&socket, source)?;
+    // A bound port in TIME_WAIT is closed to connections without a source address, too: a hundred
+    // thousand of them would leave none to the next test.
+    socket.set_zero_linger()?;
     socket.connect(address).await
 }
 
@@ -373,10 +376,10 @@ async fn connect(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result
 fn bind(socket: &TcpSocket, source: IpAddr) -> std::io::Result<()> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let ports = u32::from(DYNAMIC_PORTS.end() - DYNAMIC_PORTS.start()) + 1;
-    // Processes that share an address begin at different ports.
-    let first = std::process::id().wrapping_mul(7919);
     for _ in 0..ports {
-        let turn = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % ports;
+        // All processes begin at the same port: a port that is bound at any address is closed to
+        // connections without a source address, which need some as well.
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed) % ports;
         #[expect(
             clippy::cast_possible_truncation,
             reason = "less than the count of ports"
