@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use warren_broker_core::dispatch::work::Work;
@@ -113,53 +114,36 @@ impl Connection {
         if !self.session.wants_read() || self.stalled {
             return Progress::None;
         }
-        loop {
-            let Some(stream) = &self.stream else {
-                return Progress::None;
-            };
-            match stream.poll_read_ready(cx) {
-                Poll::Pending => return Progress::None,
-                Poll::Ready(Err(_)) => {
-                    self.end = Some(End::Lost);
-                    return Progress::None;
-                }
-                Poll::Ready(Ok(())) => {}
-            }
-            // Readiness may be stale: asked again then, so that the task is woken for new bytes.
-            if let Some(progress) = self.read_some() {
-                return progress;
-            }
-        }
+        self.read_some(cx)
     }
 
-    /// Reads once and feeds the session; `None` when the socket had nothing.
-    fn read_some(&mut self) -> Option<Progress> {
+    /// Reads once and feeds the session.
+    ///
+    /// A read that does not fill the buffer has emptied the socket: what `poll_read` concludes from
+    /// that saves the call that would find nothing.
+    fn read_some(&mut self, cx: &mut Context<'_>) -> Progress {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let kept = self.leftover.len();
             if buffer.len() < kept + READ_BYTES / 2 {
                 buffer.resize(kept + READ_BYTES, 0);
             }
             buffer[..kept].copy_from_slice(&self.leftover);
-            let read = match &self.stream {
-                Some(stream) => stream.try_read(&mut buffer[kept..]),
-                None => Ok(0),
+            let Some(stream) = &mut self.stream else {
+                return Progress::None;
             };
-            match read {
-                Ok(0) => {
-                    self.end = Some(End::Lost);
-                    Some(Progress::None)
-                }
-                Ok(count) => {
-                    self.feed(&buffer[..kept + count]);
-                    self.broker.came_in(count);
-                    Some(Progress::Some)
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Err(_) => {
-                    self.end = Some(End::Lost);
-                    Some(Progress::None)
-                }
+            let mut input = ReadBuf::new(&mut buffer[kept..]);
+            let count = match Pin::new(stream).poll_read(cx, &mut input) {
+                Poll::Pending => return Progress::None,
+                Poll::Ready(Ok(())) => input.filled().len(),
+                Poll::Ready(Err(_)) => 0,
+            };
+            if count == 0 {
+                self.end = Some(End::Lost);
+                return Progress::None;
             }
+            self.feed(&buffer[..kept + count]);
+            self.broker.came_in(count);
+            Progress::Some
         })
     }
 

@@ -1,9 +1,14 @@
 //! Heartbeats both ways (AMQP 0-9-1, 4.2.7).
 //!
 //! Anything received counts as a heartbeat of the peer, anything sent as one of ours. Sent after
-//! half an interval of silence, as RabbitMQ does; the peer is given two intervals.
+//! half an interval of silence, as RabbitMQ does; the peer is given two intervals. Those of many
+//! connections are sent at the same moments, [`STEP_MILLIS`] apart, so that one wake-up does for
+//! them.
 
 use warren_cluster_core::ids::Instant;
+
+/// Heartbeats are sent at multiples of this, up to it too early.
+const STEP_MILLIS: u64 = 50;
 
 /// The clock of one connection; off until [`Heartbeat::start`].
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +75,8 @@ impl Heartbeat {
     }
 
     fn send_at(&self) -> Instant {
-        self.sent.plus_millis(self.interval_ms / 2)
+        let at = self.sent.plus_millis(self.interval_ms / 2).0;
+        Instant(at - at % (STEP_MILLIS * 1000))
     }
 
     fn dead_at(&self) -> Instant {
@@ -91,6 +97,9 @@ mod tests {
         heartbeat.start(10, at(0));
         assert_eq!(heartbeat.timeout(), Some(at(5_000)));
         assert_eq!(heartbeat.due(at(4_999)), Due::Nothing);
+        heartbeat.sent(at(49));
+        assert_eq!(heartbeat.timeout(), Some(at(5_000)));
+        heartbeat.sent(at(0));
         assert_eq!(heartbeat.due(at(5_000)), Due::Send);
         heartbeat.sent(at(16_000));
         assert_eq!(heartbeat.timeout(), Some(at(20_000)));

@@ -11,9 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::{Buf as _, BytesMut};
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use warren_protocol::limits::FRAME_MAX_BYTES_DEFAULT;
 use warren_protocol::methods::{
@@ -240,8 +240,13 @@ impl Connection {
     async fn wait_input(&mut self) -> Result<()> {
         let mut written = self.flush()?;
         while frame::parse(&self.input[self.start..self.end], self.frame_max)?.is_none() {
-            if !self.fill()? {
-                self.ready(!written).await?;
+            if written {
+                // Unlike `fill` it knows that a read that did not fill the buffer was the last.
+                self.make_room();
+                let read = self.stream.read(&mut self.input[self.end..]).await;
+                self.end += counted(read.context("connection lost")?)?;
+            } else if !self.fill()? {
+                self.ready(true).await?;
                 written = self.flush()?;
             }
         }
@@ -269,9 +274,8 @@ impl Connection {
     pub(super) fn fill(&mut self) -> Result<bool> {
         self.make_room();
         match self.stream.try_read(&mut self.input[self.end..]) {
-            Ok(0) => bail!("the broker has closed the connection"),
             Ok(bytes) => {
-                self.end += bytes;
+                self.end += counted(bytes)?;
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
@@ -340,6 +344,12 @@ pub(super) fn refusal(method: &Method<'_>) -> Option<anyhow::Error> {
     };
     let text = String::from_utf8_lossy(text.as_bytes());
     Some(anyhow!("the broker closes the {what}: {text}"))
+}
+
+/// How many bytes were read; none are the connection's end.
+fn counted(bytes: usize) -> Result<usize> {
+    ensure!(bytes > 0, "the broker has closed the connection");
+    Ok(bytes)
 }
 
 fn write(stream: &TcpStream, bytes: &[u8]) -> Result<usize> {
