@@ -4,7 +4,8 @@
 //! sync. A failure is reported as it is and never tried again: after a failed sync the page
 //! cache no longer tells what is on disk.
 //!
-//! The only file beside `local.rs` that touches files. `unsafe` is used for one call (`pwritev`).
+//! The only file beside `local.rs` that touches files. `unsafe` is used for two calls (`pwritev`,
+//! `sync_file_range`).
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -28,8 +30,10 @@ use crate::clock::Clock;
 const OPEN_FILES_MAX: usize = 64;
 /// Buffers in one `pwritev` (the kernel's limit is 1024).
 const BUFFERS_MAX: usize = 1024;
-/// Zeros written at once into a new file.
-const ZEROS_BYTES: usize = 1 << 20;
+/// Zeros written at once into a new file, and how long the disk is left to others after them, at
+/// most.
+const ZEROS_BYTES: usize = 512 << 10;
+const ZEROS_PAUSE_MAX: Duration = Duration::from_micros(500);
 
 /// Called by a disk thread with what came of an operation.
 pub(crate) type Complete = Arc<dyn Fn(Completion) + Send + Sync>;
@@ -42,6 +46,22 @@ pub(crate) struct Files {
     directory: File,
     /// Oldest first. Shared by all threads, so that a removed file is closed everywhere.
     open: Mutex<VecDeque<(FileName, Arc<File>)>>,
+}
+
+/// Has the disk take these bytes of a new file, and leaves it to others for about as long: a whole
+/// segment at once would keep the log's syncs waiting, and who waits for a confirm with them.
+fn breathe(file: &File, offset: u64, len: usize) -> io::Result<()> {
+    let began = std::time::Instant::now();
+    let (offset, len) = (offset.cast_signed(), len as libc::off64_t);
+    let flags = libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: a descriptor that is open, and numbers. Nothing is promised by it: whoever makes the
+    // file syncs it in the end.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    std::thread::sleep(began.elapsed().min(ZEROS_PAUSE_MAX));
+    Ok(())
 }
 
 /// What metrics say about the disk.
@@ -115,6 +135,7 @@ impl Files {
             let left = usize::try_from(zeroed - offset).unwrap_or(usize::MAX);
             let piece = &zeros[..zeros.len().min(left)];
             file.write_all_at(piece, offset)?;
+            breathe(&file, offset, piece.len())?;
             offset += piece.len() as u64;
         }
         if matches!(name, FileName::CheckpointPart { .. }) {
