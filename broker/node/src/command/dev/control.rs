@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Longer than any request.
-const REQUEST_BYTES_MAX: u64 = 64;
+const REQUEST_BYTES_MAX: usize = 64;
 /// For one that connects to say what it wants, and to take the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -30,7 +30,15 @@ pub(super) enum Command {
 /// Where requests come in; the socket is gone when it is dropped.
 pub(super) struct Control {
     listener: UnixListener,
+    /// Who has connected and not said all of what it wants.
+    asking: Option<Asking>,
     path: PathBuf,
+}
+
+struct Asking {
+    stream: UnixStream,
+    line: Vec<u8>,
+    until: Instant,
 }
 
 /// One request, to be answered.
@@ -80,29 +88,61 @@ impl Control {
         }
         let listener = UnixListener::bind(&path);
         let listener = listener.with_context(|| format!("cannot listen on {}", path.display()))?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            asking: None,
+            path,
+        })
     }
 
-    /// The next request that can be read; what cannot is answered here. Nothing is lost when this
-    /// is dropped between two requests.
+    /// The next request that can be read; what cannot is answered here. No request is lost when
+    /// this is dropped at any time.
     pub(super) async fn next(&mut self) -> Request {
         loop {
-            let Ok((mut stream, _)) = self.listener.accept().await else {
-                // Out of descriptors, say: not worth the cluster.
-                tokio::time::sleep(REQUEST_LIMIT).await;
+            let asking = match &mut self.asking {
+                Some(asking) => asking,
+                None => match self.listener.accept().await {
+                    Ok((stream, _)) => self.asking.insert(Asking {
+                        stream,
+                        line: Vec::new(),
+                        until: Instant::now() + REQUEST_LIMIT,
+                    }),
+                    Err(_) => {
+                        // Out of descriptors, say: not worth the cluster.
+                        tokio::time::sleep(REQUEST_LIMIT).await;
+                        continue;
+                    }
+                },
+            };
+            let read = timeout_at(asking.until, asking.read()).await;
+            let Some(Asking {
+                mut stream, line, ..
+            }) = self.asking.take()
+            else {
                 continue;
             };
-            let mut line = String::new();
-            let mut limited = (&mut stream).take(REQUEST_BYTES_MAX);
-            let read = timeout(REQUEST_LIMIT, limited.read_to_string(&mut line)).await;
-            if !matches!(read, Ok(Ok(_))) {
+            if !matches!(read, Ok(Ok(()))) {
                 continue;
             }
-            match Command::parse(&line) {
+            match std::str::from_utf8(&line).ok().and_then(Command::parse) {
                 Some(command) => return Request { command, stream },
                 None => reply(&mut stream, "error this is no request").await,
             }
         }
+    }
+}
+
+impl Asking {
+    /// Reads to the end of the request; goes on where it was dropped.
+    async fn read(&mut self) -> std::io::Result<()> {
+        while self.line.len() < REQUEST_BYTES_MAX {
+            let left = REQUEST_BYTES_MAX - self.line.len();
+            let mut limited = (&mut self.stream).take(left as u64);
+            if limited.read_buf(&mut self.line).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -183,6 +223,38 @@ mod tests {
         for line in ["", "kill", "kill x", "stop 1", "kill 1 2", "kill -1"] {
             assert_eq!(Command::parse(line), None, "{line}");
         }
+    }
+
+    /// Whoever waits for requests waits for other things, too.
+    #[test]
+    fn a_request_outlives_who_waits_for_it() {
+        let name = format!("warren-control-slow-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let user = std::fs::metadata("/proc/self").expect("proc").uid();
+        make(&folder, user).expect("made");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut control = Control::open_at(folder.join(socket(8))).expect("free");
+            let mut asks = Connection::connect(folder.join(socket(8))).expect("listens");
+            for piece in [&b""[..], b"ki", b"ll 2"] {
+                asks.write_all(piece).expect("taken");
+                while control
+                    .asking
+                    .as_ref()
+                    .is_none_or(|it| it.line.len() < piece.len())
+                {
+                    let next = timeout(Duration::from_millis(1), control.next()).await;
+                    assert!(next.is_err(), "there is more to come");
+                }
+            }
+            asks.shutdown(std::net::Shutdown::Write).expect("open");
+            let request = control.next().await;
+            assert_eq!(request.command, Command::Kill(2));
+        });
+        std::fs::remove_dir(&folder).expect("the socket is gone");
     }
 
     #[test]
