@@ -61,3 +61,10 @@ fn a_node_that_missed_who_leads_hears_of_it() {
 fn a_leader_that_is_removed_steps_down() {
     check(232);
 }
+
+/// A node that was to leave lost its copy of the definitions while the leader of a shard that it
+/// still voted in was not heard of: it led that shard again, and did not know that it was to go.
+#[test]
+fn a_node_that_may_have_a_shard_keeps_the_definitions() {
+    check(75);
+}

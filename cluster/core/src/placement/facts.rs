@@ -1,6 +1,6 @@
 //! What a plan is made from, looked up once: nodes by number, copies with their roles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Cluster, Node, NodeState, Options, Shard};
 use crate::ids::{NodeId, ReplicaId, ShardId, Time};
@@ -24,8 +24,9 @@ pub(super) struct NodeFacts {
     pub(super) is_gone: bool,
     /// May get new copies and leaders.
     pub(super) receives: bool,
-    /// Goes, and has copies of other shards than the definitions: it needs those until it has none,
-    /// as it takes its last steps by them.
+    /// Goes, and has copies of other shards than the definitions, or may have some of one that
+    /// nobody is known to lead: it needs those until it has none, as it takes its last steps by
+    /// them.
     pub(super) lingers: bool,
 }
 
@@ -94,14 +95,20 @@ impl<'a> Facts<'a> {
         }
         let queues = cluster.shards.iter();
         let queues = queues.filter(|shard| shard.id != ShardId::DEFINITIONS);
-        for id in queues.flat_map(|shard| {
-            let rows = shard.replicas.iter().map(|replica| replica.id);
-            rows.chain(shard.members.all())
-        }) {
-            if let Some(node) = nodes.get_mut(&id.node()) {
-                // Also while it is away: else it would not hear that it is to go.
-                node.lingers = node.is_removed && !node.is_gone;
-            }
+        // Who the members of a shard are, its leader alone knows: rows tell who they are to be.
+        let mut unled = queues.clone().filter(|shard| shard.leader.is_none());
+        let is_unsure = unled.any(|shard| !shard.id.is_unlogged());
+        let has_queues: BTreeSet<NodeId> = queues
+            .flat_map(|shard| {
+                let rows = shard.replicas.iter().map(|replica| replica.id);
+                rows.chain(shard.members.all())
+            })
+            .map(ReplicaId::node)
+            .collect();
+        for (id, node) in &mut nodes {
+            // Also while it is away: else it would not hear that it is to go.
+            let goes = node.is_removed && !node.is_gone;
+            node.lingers = goes && (is_unsure || has_queues.contains(id));
         }
         let nodes: Vec<_> = nodes.into_values().collect();
         let shards = cluster.shards.iter();

@@ -33,6 +33,8 @@ pub(super) struct Toy {
     pub(super) made: usize,
     present: BTreeSet<ReplicaId>,
     behind: BTreeMap<ReplicaId, u32>,
+    /// Shards whose leaders nobody hears of.
+    unheard: BTreeSet<ShardId>,
     /// As of the last look.
     pub(super) cluster: Cluster,
 }
@@ -53,6 +55,7 @@ impl Toy {
             made: 0,
             present: BTreeSet::new(),
             behind: BTreeMap::new(),
+            unheard: BTreeSet::new(),
             cluster: Cluster::default(),
         };
         let founding = Founding {
@@ -121,7 +124,11 @@ impl Toy {
     }
 
     fn look(&mut self) {
-        self.cluster = cluster(&self.directory, &self.known, &self.options, self.now);
+        let mut known = self.known.clone();
+        known
+            .shards
+            .retain(|id, status| status.leader.is_some() && !self.unheard.contains(id));
+        self.cluster = cluster(&self.directory, &known, &self.options, self.now);
     }
 
     pub(super) fn add(&mut self, zone: &str) -> NodeId {
@@ -153,6 +160,27 @@ impl Toy {
         self.known.down.remove(&id);
         self.elect();
         self.look();
+    }
+
+    /// Whether a node is a member of a shard of queues, whoever knows it, and of the definitions.
+    pub(super) fn takes_part(&self, id: NodeId) -> (bool, bool) {
+        let shards = self.known.shards.values();
+        let (definitions, queues): (Vec<_>, Vec<_>) = shards
+            .filter(|status| status.members.on(id).is_some())
+            .partition(|status| status.shard == ShardId::DEFINITIONS);
+        (!queues.is_empty(), !definitions.is_empty())
+    }
+
+    /// Nobody hears of the shards that a node is a member of and is not to be, if `unheard`; else
+    /// of all.
+    pub(super) fn lose_sight(&mut self, id: NodeId, unheard: bool) {
+        let shards = self.known.shards.values();
+        let is_lost = |status: &&ShardStatus| {
+            let wanted = self.row(status.shard).all().any(|it| it.node() == id);
+            let is_member = status.members.on(id).is_some();
+            unheard && is_member && !wanted && status.shard != ShardId::DEFINITIONS
+        };
+        self.unheard = shards.filter(is_lost).map(|it| it.shard).collect();
     }
 
     pub(super) fn weigh(&mut self, shard: ShardId, weight: u64) {
@@ -242,7 +270,7 @@ impl Toy {
             .known
             .shards
             .values()
-            .filter(|status| status.leader.is_some())
+            .filter(|status| status.leader.is_some() && !self.unheard.contains(&status.shard))
             .cloned()
             .collect();
         let steps = steps::all(&self.directory.replicas, &led, &alive, usize::MAX);
