@@ -72,6 +72,9 @@ pub struct Start {
     pub entries: Vec<Entry>,
     /// Spreads election timeouts.
     pub seed: u64,
+    /// Whether followers are told at once what is committed, because somebody waits for what they
+    /// make of it; else they learn it with the next entries or the next beat.
+    pub tells_commits: bool,
 }
 
 /// What an entry is about.

@@ -89,6 +89,7 @@ impl Group {
             // It joins entries to an empty message of another index: acknowledged, never stored.
             batch_append: false,
             max_committed_size_per_ready: APPLY_BYTES_MAX,
+            skip_bcast_commit: !start.tells_commits,
             ..Config::default()
         };
         let seed = start.seed;

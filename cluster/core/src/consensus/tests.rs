@@ -15,6 +15,7 @@ fn start(replica: u64, voters: &[u64]) -> Start {
         applied: (Index(0), Term(0)),
         entries: Vec::new(),
         seed: replica,
+        tells_commits: true,
     }
 }
 
@@ -164,52 +165,104 @@ fn settle(
     }
 }
 
-#[test]
-fn three_replicas_elect_one_and_agree() {
-    let ids = [1, 2, 3];
-    let mut replicas: BTreeMap<_, _> = ids
-        .iter()
-        .map(|id| {
-            (
-                ReplicaId(*id),
-                Consensus::new(start(*id, &ids)).expect("valid"),
-            )
-        })
-        .collect();
-    let mut applied = BTreeMap::new();
-    let mut now = Instant(0);
-    for _ in 0..60 {
-        now = now.plus_millis(TICK_MILLIS);
-        for replica in replicas.values_mut() {
-            tick(replica, now);
+/// Three replicas of which one has been elected, what each has applied, and the time.
+struct Three {
+    replicas: BTreeMap<ReplicaId, Consensus>,
+    applied: BTreeMap<ReplicaId, Vec<Entry>>,
+    leader: ReplicaId,
+    now: Instant,
+}
+
+impl Three {
+    fn elected(tells_commits: bool) -> Self {
+        let ids = [1, 2, 3];
+        let replica = |id| {
+            let start = Start {
+                tells_commits,
+                ..start(id, &ids)
+            };
+            (ReplicaId(id), Consensus::new(start).expect("valid"))
+        };
+        let mut three = Self {
+            replicas: ids.into_iter().map(replica).collect(),
+            applied: BTreeMap::new(),
+            leader: ReplicaId(0),
+            now: Instant(0),
+        };
+        three.ticks(60);
+        let replicas = three.replicas.iter();
+        let leaders: Vec<_> = replicas.filter(|(_, it)| it.leads().is_some()).collect();
+        assert_eq!(leaders.len(), 1);
+        three.leader = *leaders[0].0;
+        three
+    }
+
+    fn ticks(&mut self, count: usize) {
+        for _ in 0..count {
+            self.now = self.now.plus_millis(TICK_MILLIS);
+            for replica in self.replicas.values_mut() {
+                tick(replica, self.now);
+            }
+            self.settle();
         }
-        settle(&mut replicas, &mut applied, now);
     }
-    let leaders: Vec<_> = replicas
-        .iter()
-        .filter(|(_, it)| it.leads().is_some())
-        .collect();
-    assert_eq!(leaders.len(), 1);
-    let leader = *leaders[0].0;
-    for (id, replica) in &replicas {
-        let lease = replica.lease_until();
-        assert_eq!(lease > now, *id == leader, "the leader alone may act");
+
+    fn settle(&mut self) {
+        settle(&mut self.replicas, &mut self.applied, self.now);
     }
-    for text in [&b"a"[..], b"b"] {
-        let leader = replicas.get_mut(&leader).expect("a member");
+
+    fn propose(&mut self, text: &'static [u8]) {
+        let leader = self.replicas.get_mut(&self.leader).expect("a member");
         leader.propose(Bytes::from_static(text)).expect("leads");
     }
-    for _ in 0..4 {
-        now = now.plus_millis(TICK_MILLIS);
-        for replica in replicas.values_mut() {
-            tick(replica, now);
-        }
-        settle(&mut replicas, &mut applied, now);
+
+    /// Who has applied this last.
+    fn applied_last(&self, text: &[u8]) -> Vec<ReplicaId> {
+        let replicas = self.applied.iter();
+        replicas
+            .filter(|(_, entries)| data(entries).last().is_some_and(|it| it.1 == text))
+            .map(|(id, _)| *id)
+            .collect()
     }
-    for entries in applied.values() {
-        assert_eq!(entries, &applied[&leader]);
-        assert_eq!(data(entries).last().map(|it| it.1), Some(&b"b"[..]));
+}
+
+#[test]
+fn three_replicas_elect_one_and_agree() {
+    let mut three = Three::elected(true);
+    for (id, replica) in &three.replicas {
+        let lease = replica.lease_until();
+        let leads = *id == three.leader;
+        assert_eq!(lease > three.now, leads, "the leader alone may act");
     }
+    three.propose(b"a");
+    three.propose(b"b");
+    three.ticks(4);
+    for entries in three.applied.values() {
+        assert_eq!(entries, &three.applied[&three.leader]);
+    }
+    assert_eq!(three.applied_last(b"b").len(), 3);
+}
+
+#[test]
+fn commits_are_told_at_once_or_with_what_follows() {
+    let mut prompt = Three::elected(true);
+    prompt.propose(b"a");
+    prompt.settle();
+    assert_eq!(prompt.applied_last(b"a").len(), 3);
+
+    let mut three = Three::elected(false);
+    let leader = three.leader;
+    three.propose(b"a");
+    three.settle();
+    assert_eq!(three.applied_last(b"a"), [leader]);
+    // With the entries that come next ...
+    three.propose(b"b");
+    three.settle();
+    assert_eq!(three.applied_last(b"b"), [leader]);
+    assert_eq!(three.applied_last(b"a").len(), 2);
+    // ... and with a beat, if none come.
+    three.ticks(2);
+    assert_eq!(three.applied_last(b"b").len(), 3);
 }
 
 #[test]

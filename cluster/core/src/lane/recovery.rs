@@ -314,6 +314,7 @@ impl<M: Machine> Shard<M> {
             applied: self.state.applied(),
             entries: entries.collect(),
             seed: options.seed.wrapping_add(u64::from(shard.0)),
+            tells_commits: shard == ShardId::DEFINITIONS,
         };
         let consensus = Consensus::new(start).map_err(failed)?;
         let mut replica = Replica::new(self.state, consensus, origin);
@@ -373,6 +374,7 @@ impl<M: Machine> Shard<M> {
             applied: (Index(0), Term(0)),
             entries: Vec::new(),
             seed: 0,
+            tells_commits: false,
         })
         .map_err(refused)?;
         self.members = consensus.change_members(entry).map_err(refused)?;

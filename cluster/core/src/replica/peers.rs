@@ -58,6 +58,7 @@ impl<M: Machine, T: Copy> Replica<M, T> {
             applied: (Index(0), Term(0)),
             entries: Vec::new(),
             seed,
+            tells_commits: self.shard() == ShardId::DEFINITIONS,
         })?;
         Ok(())
     }
