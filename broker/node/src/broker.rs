@@ -170,7 +170,7 @@ impl Broker {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        self.lane().now().mono
+        self.lane().mono()
     }
 
     /// The moment of the lane's clock on tokio's.

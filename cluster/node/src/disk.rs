@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use warren_cluster_core::log::disk::{
     Completion, Data, DiskError, FileName, Op, Queue, RecoveryDisk,
 };
@@ -219,7 +219,7 @@ impl Files {
         let file = self.file(name)?;
         gauges
             .sync_since
-            .store(clock.now().mono.0.max(1), Ordering::Relaxed);
+            .store(clock.mono().0.max(1), Ordering::Relaxed);
         let mut written = write_all_at(&file, buffers, offset);
         if written.is_ok() && sync {
             written = file.sync_data();
@@ -260,6 +260,7 @@ impl Disk {
             ops.clear();
             return;
         };
+        let mut given = [false; 3];
         for op in ops.drain(..) {
             let queue = match op.queue() {
                 Queue::Log => 0,
@@ -268,6 +269,12 @@ impl Disk {
             };
             // A thread that is gone has panicked, and its panic was reported.
             let _ = queues[queue].send(op);
+            given[queue] = true;
+        }
+        for (thread, given) in self.threads.iter().zip(given) {
+            if given {
+                thread.thread().unpark();
+            }
         }
     }
 }
@@ -277,6 +284,7 @@ impl Drop for Disk {
         self.queues = None;
         let own = std::thread::current().id();
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             if thread.thread().id() != own {
                 let _ = thread.join();
             }
@@ -284,9 +292,15 @@ impl Drop for Disk {
     }
 }
 
+/// Sleeps at once when there is nothing to do. The channel's own `recv` yields a few times first,
+/// and on a busy machine each of these forfeits the thread's turn at its next operation.
 fn serve(ops: &Receiver<Op>, files: &Files, clock: &Clock, gauges: &Gauges, complete: &Complete) {
-    while let Ok(op) = ops.recv() {
-        complete(files.perform(op, clock, gauges));
+    loop {
+        match ops.try_recv() {
+            Ok(op) => complete(files.perform(op, clock, gauges)),
+            Err(TryRecvError::Empty) => std::thread::park(),
+            Err(TryRecvError::Disconnected) => return,
+        }
     }
 }
 

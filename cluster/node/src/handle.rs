@@ -319,6 +319,12 @@ where
         self.shared().clock.now()
     }
 
+    /// The monotonic one alone.
+    #[must_use]
+    pub fn mono(&self) -> Instant {
+        self.shared().clock.mono()
+    }
+
     /// Figures for metrics.
     #[must_use]
     pub fn status(&self) -> Status {

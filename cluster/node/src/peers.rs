@@ -250,7 +250,7 @@ where
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let at = shared.clock.now().mono;
+        let at = shared.clock.mono();
         let input = Input::Received { from, envelope, at };
         self.leave(&shared, input, length);
         // A lane that has peers ticks: no wake-up is worth the moment that it comes earlier.

@@ -203,7 +203,7 @@ where
         if until == u64::MAX {
             std::thread::park();
         } else {
-            let now = self.clock.now().mono.0;
+            let now = self.clock.mono().0;
             std::thread::park_timeout(Duration::from_micros(until.saturating_sub(now)));
         }
     }
@@ -247,7 +247,7 @@ where
     pub(crate) fn is_behind(&self) -> bool {
         // The clock is read last: else the moment may be over by then, and look as if it were not.
         let until = self.fresh_until();
-        until <= self.clock.now().mono
+        until <= self.clock.mono()
     }
 
     pub(crate) fn clock_off_millis(&self) -> Option<i64> {
@@ -256,7 +256,7 @@ where
     }
 
     pub(crate) fn is_gone(&self, node: NodeId) -> bool {
-        let now = self.clock.now().mono;
+        let now = self.clock.mono();
         self.lock_driver().lane.is_gone(node, now)
     }
 
@@ -355,7 +355,7 @@ where
         let gauges = driver.disk.as_ref().map(|disk| &disk.gauges);
         let syncs = gauges.map_or(0, |gauges| gauges.syncs.load(Ordering::Relaxed));
         let since = gauges.map_or(0, |gauges| gauges.sync_since.load(Ordering::Relaxed));
-        let now = self.clock.now().mono.0;
+        let now = self.clock.mono().0;
         Status {
             log_bytes: figures.log_bytes,
             segments: figures.segments,

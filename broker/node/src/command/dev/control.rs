@@ -99,50 +99,55 @@ impl Control {
     /// this is dropped at any time.
     pub(super) async fn next(&mut self) -> Request {
         loop {
-            let asking = match &mut self.asking {
-                Some(asking) => asking,
-                None => match self.listener.accept().await {
-                    Ok((stream, _)) => self.asking.insert(Asking {
-                        stream,
-                        line: Vec::new(),
-                        until: Instant::now() + REQUEST_LIMIT,
-                    }),
-                    Err(_) => {
-                        // Out of descriptors, say: not worth the cluster.
-                        tokio::time::sleep(REQUEST_LIMIT).await;
-                        continue;
-                    }
-                },
-            };
-            let read = timeout_at(asking.until, asking.read()).await;
-            let Some(Asking {
-                mut stream, line, ..
-            }) = self.asking.take()
-            else {
+            let read = self.asking().await.read().await;
+            let Some(asking) = self.asking.take().filter(|_| read) else {
                 continue;
             };
-            if !matches!(read, Ok(Ok(()))) {
-                continue;
-            }
-            match std::str::from_utf8(&line).ok().and_then(Command::parse) {
+            let mut stream = asking.stream;
+            let line = std::str::from_utf8(&asking.line).ok();
+            match line.and_then(Command::parse) {
                 Some(command) => return Request { command, stream },
                 None => reply(&mut stream, "error this is no request").await,
             }
         }
     }
+
+    /// Whoever has connected and not said all of what it wants, or the next one that connects.
+    async fn asking(&mut self) -> &mut Asking {
+        while self.asking.is_none() {
+            match self.listener.accept().await {
+                Ok((stream, _)) => self.asking = Some(Asking::new(stream)),
+                // Out of descriptors, say: not worth the cluster.
+                Err(_) => tokio::time::sleep(REQUEST_LIMIT).await,
+            }
+        }
+        self.asking.as_mut().expect("somebody asks")
+    }
 }
 
 impl Asking {
-    /// Reads to the end of the request; goes on where it was dropped.
-    async fn read(&mut self) -> std::io::Result<()> {
-        while self.line.len() < REQUEST_BYTES_MAX {
-            let left = REQUEST_BYTES_MAX - self.line.len();
-            let mut limited = (&mut self.stream).take(left as u64);
-            if limited.read_buf(&mut self.line).await? == 0 {
-                break;
-            }
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            line: Vec::new(),
+            until: Instant::now() + REQUEST_LIMIT,
         }
-        Ok(())
+    }
+
+    /// Reads to the end of the request; goes on where it was dropped. False when it did not come
+    /// in time, or whoever asked is gone.
+    async fn read(&mut self) -> bool {
+        let whole = async {
+            while self.line.len() < REQUEST_BYTES_MAX {
+                let left = REQUEST_BYTES_MAX - self.line.len();
+                let mut limited = (&mut self.stream).take(left as u64);
+                if limited.read_buf(&mut self.line).await? == 0 {
+                    break;
+                }
+            }
+            std::io::Result::Ok(())
+        };
+        matches!(timeout_at(self.until, whole).await, Ok(Ok(())))
     }
 }
 
@@ -215,6 +220,20 @@ fn make(path: &Path, user: u32) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    /// A new folder for sockets, and whose it is.
+    fn folder_of(test: &str) -> (PathBuf, u32) {
+        let name = format!("warren-control-{test}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let user = std::fs::metadata("/proc/self").expect("proc").uid();
+        make(&folder, user).expect("made");
+        (folder, user)
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().expect("a runtime")
+    }
+
     #[test]
     fn requests_read_back() {
         for command in [Command::Kill(1), Command::Start(20)] {
@@ -228,15 +247,8 @@ mod tests {
     /// Whoever waits for requests waits for other things, too.
     #[test]
     fn a_request_outlives_who_waits_for_it() {
-        let name = format!("warren-control-slow-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let user = std::fs::metadata("/proc/self").expect("proc").uid();
-        make(&folder, user).expect("made");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
+        let (folder, _) = folder_of("slow");
+        runtime().block_on(async {
             let mut control = Control::open_at(folder.join(socket(8))).expect("free");
             let mut asks = Connection::connect(folder.join(socket(8))).expect("listens");
             for piece in [&b""[..], b"ki", b"ll 2"] {
@@ -259,17 +271,11 @@ mod tests {
 
     #[test]
     fn one_cluster_has_the_socket_and_answers() {
-        let folder = std::env::temp_dir().join(format!("warren-control-{}", std::process::id()));
-        let user = std::fs::metadata("/proc/self").expect("proc").uid();
-        make(&folder, user).expect("made");
+        let (folder, user) = folder_of("one");
         make(&folder, user).expect("there already");
         assert!(make(&folder, user + 1).is_err(), "somebody else's");
         let path = folder.join(socket(7));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
+        runtime().block_on(async {
             let mut control = Control::open_at(path.clone()).expect("free");
             assert!(Control::open_at(path.clone()).is_err(), "taken");
             let at = path.clone();
