@@ -141,6 +141,10 @@ impl Session {
         let mut turn = Turn::new(now, env, work);
         let consumed = self.take_frames(input, &mut turn);
         self.end_turn(&mut turn);
+        let is_open = matches!(self.phase, Phase::Open);
+        if is_open && self.common.outbox.is_empty() && self.heartbeat.goes_along(now) {
+            self.send_heartbeat(now);
+        }
         consumed
     }
 
@@ -227,12 +231,14 @@ impl Session {
         }
         match self.heartbeat.due(turn.now) {
             Due::Nothing => {}
-            Due::Send => {
-                warren_protocol::frame::encode_heartbeat(self.common.out());
-                self.heartbeat.sent(turn.now);
-            }
+            Due::Send => self.send_heartbeat(turn.now),
             Due::Dead => self.cut_off(turn),
         }
+    }
+
+    fn send_heartbeat(&mut self, now: Instant) {
+        warren_protocol::frame::encode_heartbeat(self.common.out());
+        self.heartbeat.sent(now);
     }
 
     /// The socket is gone. All that the session held is given back; it lives on (without bytes)

@@ -241,10 +241,15 @@ fn heartbeats_are_sent_and_missed() {
     world.send(client, 0, tune_ok(2047, 131_072, 10));
     world.send(client, 0, open("/"));
     world.said(client);
-    world.wait_ms(5_000);
+    world.wait_ms(5_700);
     assert_eq!(world.said(client), ["heartbeat"]);
     world.bytes(client, &frame::HEARTBEAT);
+    assert_eq!(world.said(client), [""; 0]);
     world.wait_ms(5_000);
+    world.bytes(client, &frame::HEARTBEAT);
+    assert_eq!(world.said(client), ["heartbeat"], "it goes along");
+    world.wait_ms(5_000);
+    assert_eq!(world.said(client), [""; 0]);
     world.wait_ms(10_000);
     assert!(!world.session(client).is_finished());
     world.wait_ms(5_000);
