@@ -167,30 +167,36 @@ async fn a_conflict_keeps_its_vhost_and_no_other_from_changing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_import_is_told_of_the_first() {
     let node = Node::start(|_| {}).await;
-    let (sender, receiver) = mpsc::channel(4);
-    let mut messages = import_messages(FIXTURE, PLAIN).into_iter();
-    sender
-        .send(messages.next().expect("options"))
-        .await
-        .expect("goes");
-    let mut client = node.definitions().await;
-    let first = tokio::spawn(async move { client.import(ReceiverStream::new(receiver)).await });
-    // Until the first has begun, the second one may come through.
-    let refused = loop {
-        let second = node.import(b"{}", PLAIN).await;
-        match second {
-            Ok(_) => tokio::task::yield_now().await,
-            Err(status) => break status,
+    // The first one may come while the place is still a second one's, and be refused itself.
+    let (refused, answer) = loop {
+        let mut messages = import_messages(FIXTURE, PLAIN).into_iter();
+        let (sender, receiver) = mpsc::channel(4);
+        let options = messages.next().expect("options");
+        sender.send(options).await.expect("goes");
+        let mut client = node.definitions().await;
+        let first = tokio::spawn(async move { client.import(ReceiverStream::new(receiver)).await });
+        // Until it has begun, the second one may come through.
+        let refused = loop {
+            match node.import(b"{}", PLAIN).await {
+                Ok(_) if first.is_finished() => break None,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(status) => break Some(status),
+            }
+        };
+        for message in messages {
+            // Nobody takes it any more if the first one was refused.
+            let _ = sender.send(message).await;
+        }
+        drop(sender);
+        match (refused, first.await.expect("does not panic")) {
+            (Some(refused), Ok(answer)) => break (refused, answer),
+            (_, Err(status)) => assert_eq!(status.code(), Code::Aborted, "{status}"),
+            (None, Ok(_)) => panic!("it ended before it had all"),
         }
     };
     assert_eq!(refused.code(), Code::Aborted);
     let who = "an import by the administrator's certificate from 127.0.0.1";
     assert!(refused.message().starts_with(who), "{refused}");
-    for message in messages {
-        sender.send(message).await.expect("goes");
-    }
-    drop(sender);
-    let answer = first.await.expect("does not panic").expect("answers");
     let imported = imported(answer.into_inner()).await.expect("imports");
     assert!(imported.result.created > 50);
     // The place is free again once the first has ended.
