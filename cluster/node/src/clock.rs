@@ -28,7 +28,7 @@ impl Clock {
         }
     }
 
-    /// The one alone: half of the price.
+    /// The monotonic one alone, for half of the price of both.
     pub(crate) fn mono(&self) -> ids::Instant {
         let micros = u64::try_from(self.start.elapsed().as_micros());
         ids::Instant(micros.unwrap_or(u64::MAX))

@@ -278,6 +278,31 @@ fn a_removal_waits_for_room_rather_than_give_up_votes() {
     assert_eq!(toy.cluster.nodes.len(), 5);
 }
 
+/// Who leaves may be needed in a shard that nobody leads.
+#[test]
+fn a_removal_waits_while_shards_have_no_leader() {
+    let mut toy = cluster(7);
+    toy.kill(NodeId(6));
+    toy.kill(NodeId(7));
+    toy.wait_out_the_delay();
+    toy.set(NodeId(4), NodeState::Leaving);
+    toy.set(NodeId(5), NodeState::Leaving);
+    toy.settle();
+    assert_eq!(toy.cluster.shards[0].members.voters.len(), 5);
+    let held = toy.plan().held;
+    let unled = |hold: &Hold| matches!(hold, Hold::NoMajority { .. });
+    assert!(held.iter().any(|(_, hold)| unled(hold)), "{held:?}");
+    for leaving in [4, 5].map(NodeId) {
+        assert!(toy.takes_part(leaving).1, "{leaving} keeps the definitions");
+    }
+    toy.revive(NodeId(6));
+    toy.revive(NodeId(7));
+    toy.settle();
+    toy.check_rest();
+    check_sizes(&toy);
+    assert_eq!(toy.cluster.nodes.len(), 5);
+}
+
 #[test]
 fn a_shard_without_a_majority_is_reported_and_left_alone() {
     let mut toy = cluster(4);
