@@ -124,8 +124,18 @@ impl Files {
         open.retain(|(open, _)| *open != name);
     }
 
+    /// Nothing is left of one that fails: on a full disk it would keep what was left.
     fn create(&self, name: FileName, zeroed: u64) -> io::Result<()> {
         self.close(name);
+        let created = self.create_filled(name, zeroed);
+        if created.is_err() {
+            // The failure itself is what counts.
+            let _ = fs::remove_file(self.path(name));
+        }
+        created
+    }
+
+    fn create_filled(&self, name: FileName, zeroed: u64) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         let file = options.open(self.path(name))?;
@@ -490,6 +500,20 @@ mod tests {
         assert_eq!(list, [(SEGMENT, (2 << 20) + 5)]);
         let tail = (&*bench.files).read(SEGMENT, (2 << 20) + 1, 100);
         assert_eq!(tail.expect("reads").len(), 4);
+    }
+
+    #[test]
+    fn a_file_that_finds_no_room_leaves_nothing() {
+        let bench = bench("full");
+        let path = bench.files.path(SEGMENT);
+        std::os::unix::fs::symlink("/dev/full", &path).expect("links");
+        let create = Op::Create {
+            file: SEGMENT,
+            zeroed: 100,
+            token: Token(1),
+        };
+        assert!(matches!(bench.run(create), Err(DiskError::Full)));
+        assert!(path.symlink_metadata().is_err());
     }
 
     #[test]

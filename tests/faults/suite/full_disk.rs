@@ -3,7 +3,8 @@
 //!
 //! The disk is a small tmpfs; where none may be mounted these tests are ignored.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -51,6 +52,22 @@ impl SmallDisk {
 }
 
 impl SmallDisk {
+    /// Somebody else takes all but `left` bytes.
+    pub(crate) fn take_all_but(&self, left: usize) -> Result<()> {
+        let mut ballast = File::create(self.0.join("ballast"))?;
+        let piece = vec![0; 64 << 10];
+        // Until there is no more: nobody says how much there is.
+        let full = loop {
+            if let Err(error) = ballast.write_all(&piece) {
+                break error;
+            }
+        };
+        ensure!(full.kind() == ErrorKind::StorageFull, "ballast: {full}");
+        let taken = ballast.metadata()?.len();
+        let kept = taken.saturating_sub(left as u64);
+        Ok(ballast.set_len(kept)?)
+    }
+
     /// Doubles its size.
     fn enlarge(&self) -> Result<()> {
         let size = format!("remount,size={}", 2 * DISK_BYTES);

@@ -162,7 +162,7 @@ impl Log {
         if self.full {
             return None;
         }
-        let spared = self.options.segments_target;
+        let spared = self.segments_spared();
         let main = &self.store.segments;
         if let Some(number) = main.victim(spared, &self.checkpoints.covers) {
             return Some(Victim::new(SegmentId(number), main.runs(number)));

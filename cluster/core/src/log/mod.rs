@@ -180,8 +180,8 @@ pub struct Log {
     last_token: u64,
     /// From this segment on files have the usual size.
     first: u32,
-    /// The next file is being made.
-    creating: bool,
+    /// The next file is being made, which takes so many bytes that the disk may not show yet.
+    creating: Option<u64>,
     creating_survivors: bool,
     spares: Spares,
     free_disk_bytes: u64,
@@ -259,7 +259,7 @@ impl Log {
             jobs: BTreeMap::new(),
             last_token: 0,
             first: number + 1,
-            creating: false,
+            creating: None,
             creating_survivors: false,
             spares: Spares::default(),
             free_disk_bytes: u64::MAX,
@@ -402,12 +402,13 @@ impl Log {
     /// may always, and find two segments and a checkpoint's room kept for them.
     #[must_use]
     pub fn room_for_publishes(&self) -> Option<u64> {
-        let segments = 2 * u64::from(self.options.segment_bytes);
+        let segment = u64::from(self.options.segment_bytes);
         let checkpoint = 2 * self.checkpoints.bytes_max();
-        let kept = segments + checkpoint + self.main.unasked_bytes();
-        self.free_disk_bytes
-            .checked_sub(kept)
-            .filter(|_| !self.full)
+        let kept = 2 * segment + checkpoint + self.main.unasked_bytes();
+        // No entry that wants a segment of its own finds room there.
+        let spare = segment * self.spares.len() as u64;
+        let enough = self.free_disk_bytes.saturating_add(spare) >= kept;
+        (enough && !self.full).then(|| self.free_disk_bytes.saturating_sub(kept))
     }
 
     /// Whether a publish of so many bytes finds room.
@@ -427,11 +428,12 @@ impl Log {
 
     /// What the file system has left.
     pub fn set_free_disk(&mut self, bytes: u64) {
-        self.free_disk_bytes = bytes;
+        self.free_disk_bytes = bytes.saturating_sub(self.creating.unwrap_or(0));
         self.looking |= self.full;
         if bytes > u64::from(self.options.segment_bytes) {
             self.full = false;
         }
+        self.looking |= self.room_for_publishes().is_none();
     }
 
     #[must_use]
@@ -476,12 +478,31 @@ impl Log {
         }
         self.looking = false;
         self.unlooked_bytes = 0;
-        self.wanted = if self.full { None } else { self.due() };
+        self.wanted = if self.has_room_for_a_checkpoint() {
+            self.due()
+        } else {
+            None
+        };
+    }
+
+    /// It is what makes room: it is tried as well where a segment found none.
+    fn has_room_for_a_checkpoint(&self) -> bool {
+        !self.full || self.free_disk_bytes > 2 * self.checkpoints.bytes_max()
+    }
+
+    /// Sealed segments that are left alone though little in them lives: none where room is scarce.
+    fn segments_spared(&self) -> usize {
+        let roomy = self.room_for_publishes().is_some();
+        if roomy {
+            self.options.segments_target
+        } else {
+            0
+        }
     }
 
     fn due(&self) -> Option<ShardId> {
         let covers = &self.checkpoints.covers;
-        let spared = self.options.segments_target;
+        let spared = self.segments_spared();
         // What is being written need not be written again.
         let writing = self.checkpoints.shard();
         let may = |shard| writing != Some(shard) && !self.held.contains_key(&shard);

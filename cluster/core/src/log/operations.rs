@@ -44,7 +44,7 @@ impl Log {
     }
 
     fn make_file(&mut self, now: Instant, ops: &mut Vec<Op>) {
-        if self.creating {
+        if self.creating.is_some() {
             return;
         }
         let Some(number) = self.main.wants_file() else {
@@ -55,6 +55,7 @@ impl Log {
         let file = FileName::Segment(SegmentId(number));
         self.spares.wanted(now);
         let spare = if usual { self.spares.take() } else { None };
+        let mut taken = 0;
         let op = match spare {
             Some(spare) => Op::Rename {
                 from: FileName::Segment(SegmentId(spare)),
@@ -63,6 +64,7 @@ impl Log {
             },
             None if self.full => return,
             None => {
+                taken = zeroed;
                 self.spend(zeroed);
                 Op::Create {
                     file,
@@ -72,13 +74,19 @@ impl Log {
             }
         };
         self.main.asked_for(number);
-        self.creating = true;
+        self.creating = Some(taken);
         self.hand_out(Job::NextFile { number }, op, ops);
     }
 
     /// A new file takes its room at once; how much there is, is looked at more seldom.
     fn spend(&mut self, bytes: u64) {
         self.free_disk_bytes = self.free_disk_bytes.saturating_sub(bytes);
+    }
+
+    /// The disk said so; what it has left is not known before it is looked at again.
+    fn found_full(&mut self) {
+        self.full = true;
+        self.free_disk_bytes = 0;
     }
 
     fn make_survivor_file(&mut self, ops: &mut Vec<Op>) {
@@ -266,7 +274,7 @@ impl Log {
                 }
             }
             Job::NextFile { number } => {
-                self.creating = false;
+                self.creating = None;
                 self.main.prepared(*number);
             }
             Job::Survivors => {
@@ -303,12 +311,12 @@ impl Log {
     ) -> Result<(), Error> {
         let action = match job {
             Job::NextFile { .. } if source == DiskError::Full => {
-                self.creating = false;
-                self.full = true;
+                self.creating = None;
+                self.found_full();
                 return Ok(());
             }
             Job::Checkpoint if source == DiskError::Full => {
-                self.full = true;
+                self.found_full();
                 if let Some(shard) = self.checkpoints.failed() {
                     self.checkpoint_failed(shard);
                     self.events.push_back(Event::CheckpointFailed { shard });
@@ -317,7 +325,7 @@ impl Log {
             }
             Job::SurvivorFile { .. } | Job::Survivors if source == DiskError::Full => {
                 self.creating_survivors = false;
-                self.full = true;
+                self.found_full();
                 self.abandon_copies();
                 self.adopted_losses += 1;
                 return Ok(());

@@ -52,6 +52,10 @@ impl Spares {
         (self.numbers.len() > kept).then(|| self.numbers.remove(0))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.numbers.is_empty()
     }

@@ -397,6 +397,63 @@ fn a_full_disk_stops_publishes_and_loses_nothing() {
     model.check_bodies();
 }
 
+/// Something else took the disk's last bytes: what is consumed makes room all the same, though
+/// there is none for another segment.
+#[test]
+fn a_checkpoint_makes_room_where_no_segment_finds_any() {
+    let mut options = small();
+    options.segments_target = 9;
+    options.checkpoint_bytes = 1 << 20;
+    let mut model = Model::new(17, 1, options);
+    for id in 1..=40 {
+        model.append(0, &[publish(1, id, 3000)]);
+        model.settle();
+    }
+    let limit = model.disk.used_bytes() + 24_000;
+    model.disk.set_bytes_limit(limit);
+    model.log.set_free_disk(model.disk.free_bytes());
+    let mut last = 40;
+    // Until the next segment's file cannot be made.
+    while !model.log.full {
+        last += 1;
+        model.append(0, &[publish(1, last, 3000)]);
+        model.settle();
+    }
+    let look = |model: &mut Model| {
+        model.log.set_free_disk(model.disk.free_bytes());
+        model.settle();
+    };
+    (0..5).for_each(|_| look(&mut model));
+    assert!(model.log.full);
+    for id in 1..=last {
+        model.append(0, &[settle(1, id)]);
+        model.settle();
+    }
+    (0..5).for_each(|_| look(&mut model));
+    assert!(model.log.room_for_publishes().is_some());
+    model.append(0, &[publish(1, last + 1, 3000)]);
+    model.settle();
+    model.check_bodies();
+}
+
+/// How much the disk has left is asked while a file is being made, which takes it all later.
+#[test]
+fn a_file_that_is_being_made_counts_as_taken() {
+    let mut model = Model::new(18, 1, small());
+    model.append(0, &[publish(1, 1, 300)]);
+    model.settle();
+    let segment = u64::from(small().segment_bytes);
+    model.append(0, &[publish(1, 2, 20_000)]);
+    model.submit();
+    let makes = |op: &Op| matches!(op, Op::Create { .. });
+    assert!(model.disk.waiting().iter().any(makes));
+    model.log.set_free_disk(3 * segment - 1);
+    assert!(model.log.room_for_publishes().is_none());
+    model.settle();
+    model.log.set_free_disk(3 * segment - 1);
+    assert!(model.log.room_for_publishes().is_some());
+}
+
 /// Of the simulator's seed 705: the write of such an entry made its file longer, which ended the
 /// node.
 #[test]
