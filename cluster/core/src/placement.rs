@@ -39,7 +39,7 @@ use crate::consensus::Members;
 use crate::ids::{Index, NodeId, ReplicaId, ShardId, Time};
 use crate::members::Wanted;
 pub use risk::{needs_node, nodes_of_zone, quorum_risk, would_break};
-pub use view::{Known, cluster};
+pub use view::{Known, cluster, gone};
 
 /// What an operator wants of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

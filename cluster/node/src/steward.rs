@@ -212,7 +212,9 @@ impl Steward {
             let row = directory.replicas.get(shard);
             row.is_some_and(|row| !steps::is_settled(&row.value, status))
         });
-        if let Some((node, transaction)) = gone(&directory, &known) {
+        if let Some(node) = placement::gone(&directory, &known)
+            && let Some(transaction) = removal(&directory, node)
+        {
             if self.propose(transaction) {
                 tracing::info!(%node, "nothing is left on it: the node leaves the cluster");
                 tokio::spawn(dismiss(Arc::clone(&self.colleagues), node));
@@ -286,24 +288,11 @@ async fn dismiss(colleagues: Arc<Colleagues>, node: NodeId) {
     }
 }
 
-/// A node that is to leave and that nothing is left on.
-fn gone(directory: &Directory, known: &Known) -> Option<(NodeId, Transaction)> {
-    let leaving = directory.members();
-    let mut leaving = leaving.filter(|(_, node)| node.state == NodeState::Leaving);
-    leaving.find_map(|(id, node)| {
-        let wanted = directory.replicas_on(id).next().is_some();
-        let all = directory.replicas.keys();
-        let has = |shard: &ShardId| {
-            let status = known.shards.get(shard);
-            status.is_none_or(|status| status.members.on(id).is_some())
-        };
-        if wanted || { all }.any(has) {
-            return None;
-        }
-        let mut node = node.clone();
-        node.state = NodeState::Removed;
-        Some((id, directory.put_node(id, &node)?))
-    })
+/// Makes the node one that has left.
+fn removal(directory: &Directory, node: NodeId) -> Option<Transaction> {
+    let mut row = directory.nodes.get(&node)?.value.clone();
+    row.state = NodeState::Removed;
+    directory.put_node(node, &row)
 }
 
 /// Raises the cluster's version to what all nodes can do.

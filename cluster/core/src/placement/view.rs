@@ -18,6 +18,22 @@ pub struct Known {
     pub down: BTreeMap<NodeId, Time>,
 }
 
+/// A node that is to leave and that nothing is left on. Of a shard that nobody is known to lead
+/// nobody knows who its members are: it may be one.
+#[must_use]
+pub fn gone(directory: &Directory, known: &Known) -> Option<NodeId> {
+    let leaving = directory.members();
+    let mut leaving = leaving.filter(|(_, node)| node.state == members::NodeState::Leaving);
+    let gone = leaving.find(|(id, _)| {
+        let has = |shard: &ShardId| {
+            let status = known.shards.get(shard);
+            status.is_none_or(|status| status.members.on(*id).is_some())
+        };
+        directory.replicas_on(*id).next().is_none() && !directory.replicas.keys().any(has)
+    });
+    gone.map(|(id, _)| id)
+}
+
 /// All that a layout is made from.
 #[must_use]
 pub fn cluster(directory: &Directory, known: &Known, options: &Options, now: Time) -> Cluster {

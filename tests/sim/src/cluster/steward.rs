@@ -74,7 +74,9 @@ impl Look {
     /// What is to be changed next in the rows, and whether something waits for its turn.
     fn next(&self, directory: &Directory, down: &BTreeMap<NodeId, Time>, now: u64) -> Next {
         let known = self.known(down);
-        if let Some(transaction) = leaves(directory, &known) {
+        let gone = placement::gone(directory, &known);
+        let removal = |node| set_state(directory, node, NodeState::Removed);
+        if let Some(transaction) = gone.and_then(removal) {
             return Next::Propose(transaction);
         }
         let has = |shard, id: ReplicaId| {
@@ -167,21 +169,6 @@ impl Steward {
 
 fn millis(micros: u64) -> Time {
     Time(micros / 1000)
-}
-
-/// A node that is to leave and that nothing is left on is no member from here on.
-fn leaves(directory: &Directory, known: &Known) -> Option<Transaction> {
-    let members = directory.members();
-    let mut leaving = members.filter(|(_, node)| node.state == NodeState::Leaving);
-    leaving.find_map(|(id, _)| {
-        let wanted = directory.replicas_on(id).next().is_some();
-        let has = |shard: &ShardId| {
-            let status = known.shards.get(shard);
-            status.is_none_or(|status| status.members.on(id).is_some())
-        };
-        let stays = wanted || directory.replicas.keys().any(has);
-        (!stays).then(|| set_state(directory, id, NodeState::Removed))?
-    })
 }
 
 /// Whether the rows are as they are to be, and the shards that the node leads as in the rows.
