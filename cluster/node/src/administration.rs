@@ -84,7 +84,7 @@ impl Cluster {
                 return Ok(None);
             }
             let row = row.filter(|row| row.is_member());
-            let mut row = row.ok_or(Refused::UnknownNode(node))?.clone();
+            let row = row.ok_or(Refused::UnknownNode(node))?;
             if row.state == NodeState::Leaving && state != NodeState::Removed {
                 let text = format!("node {node} is leaving the cluster");
                 return Err(Refused::Never(text));
@@ -98,8 +98,7 @@ impl Cluster {
                     return Err(Refused::NotNow(text));
                 }
             }
-            row.state = state;
-            Ok(directory.put_node(node, &row))
+            Ok(directory.put_state(node, state))
         })
         .await
     }

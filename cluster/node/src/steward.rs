@@ -213,7 +213,7 @@ impl Steward {
             row.is_some_and(|row| !steps::is_settled(&row.value, status))
         });
         if let Some(node) = placement::gone(&directory, &known)
-            && let Some(transaction) = removal(&directory, node)
+            && let Some(transaction) = directory.put_state(node, NodeState::Removed)
         {
             if self.propose(transaction) {
                 tracing::info!(%node, "nothing is left on it: the node leaves the cluster");
@@ -286,13 +286,6 @@ async fn dismiss(colleagues: Arc<Colleagues>, node: NodeId) {
     if let Err(error) = colleagues.dismiss(node).await {
         tracing::warn!(%node, error, "it could not be told that it has left");
     }
-}
-
-/// Makes the node one that has left.
-fn removal(directory: &Directory, node: NodeId) -> Option<Transaction> {
-    let mut row = directory.nodes.get(&node)?.value.clone();
-    row.state = NodeState::Removed;
-    directory.put_node(node, &row)
 }
 
 /// Raises the cluster's version to what all nodes can do.

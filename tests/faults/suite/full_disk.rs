@@ -53,7 +53,7 @@ impl SmallDisk {
 
 impl SmallDisk {
     /// Somebody else takes all but `left` bytes.
-    pub(crate) fn take_all_but(&self, left: usize) -> Result<()> {
+    pub(crate) fn take_all_but(&self, left: u64) -> Result<()> {
         let mut ballast = File::create(self.0.join("ballast"))?;
         let piece = vec![0; 64 << 10];
         // Until there is no more: nobody says how much there is.
@@ -64,7 +64,7 @@ impl SmallDisk {
         };
         ensure!(full.kind() == ErrorKind::StorageFull, "ballast: {full}");
         let taken = ballast.metadata()?.len();
-        let kept = taken.saturating_sub(left as u64);
+        let kept = taken.saturating_sub(left);
         Ok(ballast.set_len(kept)?)
     }
 

@@ -430,7 +430,7 @@ impl Log {
     pub fn set_free_disk(&mut self, bytes: u64) {
         self.free_disk_bytes = bytes.saturating_sub(self.creating.unwrap_or(0));
         self.looking |= self.full;
-        if bytes > u64::from(self.options.segment_bytes) {
+        if self.free_disk_bytes > u64::from(self.options.segment_bytes) {
             self.full = false;
         }
         self.looking |= self.room_for_publishes().is_none();

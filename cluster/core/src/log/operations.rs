@@ -55,24 +55,24 @@ impl Log {
         let file = FileName::Segment(SegmentId(number));
         self.spares.wanted(now);
         let spare = if usual { self.spares.take() } else { None };
-        let mut taken = 0;
-        let op = match spare {
-            Some(spare) => Op::Rename {
-                from: FileName::Segment(SegmentId(spare)),
-                to: file,
-                token: Self::token(&mut self.last_token),
-            },
+        let token = Self::token(&mut self.last_token);
+        let (op, taken) = match spare {
+            Some(spare) => {
+                let from = FileName::Segment(SegmentId(spare));
+                let to = file;
+                (Op::Rename { from, to, token }, 0)
+            }
             None if self.full => return,
-            None => {
-                taken = zeroed;
-                self.spend(zeroed);
+            None => (
                 Op::Create {
                     file,
                     zeroed,
-                    token: Self::token(&mut self.last_token),
-                }
-            }
+                    token,
+                },
+                zeroed,
+            ),
         };
+        self.spend(taken);
         self.main.asked_for(number);
         self.creating = Some(taken);
         self.hand_out(Job::NextFile { number }, op, ops);

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::codec::{Value, grant_key, node_key, number, replicas_key, single};
-use super::{Authority, Cluster, Next, Node, Replicas, Versioned, all_shards, is_own, kind, steps};
+use super::{
+    Authority, Cluster, Next, Node, NodeState, Replicas, Versioned, all_shards, is_own, kind, steps,
+};
 use crate::ids::{NodeId, ReplicaId, ShardId};
 use crate::lane::{ShardStatus, founding};
 use crate::machine::Malformed;
@@ -230,6 +232,17 @@ impl Directory {
             preconditions: vec![Precondition::Unchanged(row.clone(), before.version)],
             writes: vec![put(row, node)],
         })
+    }
+
+    /// Changes where a node is in its life. `None` when it is there, or unknown.
+    #[must_use]
+    pub fn put_state(&self, id: NodeId, state: NodeState) -> Option<Transaction> {
+        let before = &self.nodes.get(&id)?.value;
+        let node = Node {
+            state,
+            ..before.clone()
+        };
+        (before.state != state).then(|| self.put_node(id, &node))?
     }
 
     /// Raises what all nodes of the cluster can do. `None` where there is no cluster.

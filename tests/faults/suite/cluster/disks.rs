@@ -24,7 +24,7 @@ const IMAGE_BYTES: u64 = 1 << 30;
 const DISK_BYTES: u64 = 160 << 20;
 const BODY_BYTES: usize = 16 << 10;
 /// For checkpoints, when the disk is full.
-const LEFT_BYTES: usize = 1 << 20;
+const LEFT_BYTES: u64 = 1 << 20;
 /// More than the disk has room for.
 const MESSAGES_MAX: u64 = 2 * DISK_BYTES / BODY_BYTES as u64;
 /// Over all shards.
@@ -147,11 +147,11 @@ pub(crate) fn cluster_full_disk(context: &Context, runtime: &Runtime) -> Result<
         }
         Ok(())
     })?;
+    let disk = disk.context("the disk is mounted")?;
     for round in 0..context.rounds(1, 3) {
         // Through another node, whose own disk has room.
         let answers = runtime.block_on(fill(&cluster.nodes[0], round))?;
         // Not even a segment finds room from here on, until something is consumed.
-        let disk = disk.as_ref().context("the disk is mounted")?;
         disk.take_all_but(LEFT_BYTES)?;
         for running in cluster.running.iter_mut().flatten() {
             running.must_run()?;

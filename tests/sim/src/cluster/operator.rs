@@ -112,7 +112,7 @@ impl Cluster {
             Task::Join { key } if steward::admitted(directory, key).is_none() => {
                 steward::admit(directory, key)
             }
-            Task::State { node, state } => steward::set_state(directory, node, state),
+            Task::State { node, state } => directory.put_state(node, state),
             Task::Join { .. } | Task::Relieved { .. } | Task::Retired { .. } => None,
         };
         if let Some(transaction) = transaction {

@@ -75,7 +75,7 @@ impl Look {
     fn next(&self, directory: &Directory, down: &BTreeMap<NodeId, Time>, now: u64) -> Next {
         let known = self.known(down);
         let gone = placement::gone(directory, &known);
-        let removal = |node| set_state(directory, node, NodeState::Removed);
+        let removal = |node| directory.put_state(node, NodeState::Removed);
         if let Some(transaction) = gone.and_then(removal) {
             return Next::Propose(transaction);
         }
@@ -222,20 +222,6 @@ pub(super) fn admitted(directory: &Directory, key: u64) -> Option<(NodeId, Repli
     let (node, _) = directory.node_of(&key.to_le_bytes())?;
     let row = directory.replicas.get(&ShardId::DEFINITIONS)?;
     Some((node, row.value.on(node)?))
-}
-
-/// Changes where a node is in its life; `None` when it is there, or unknown.
-pub(super) fn set_state(
-    directory: &Directory,
-    node: NodeId,
-    state: NodeState,
-) -> Option<Transaction> {
-    let mut row = directory.nodes.get(&node)?.value.clone();
-    if row.state == state {
-        return None;
-    }
-    row.state = state;
-    directory.put_node(node, &row)
 }
 
 pub(super) fn state_of(directory: &Directory, node: NodeId) -> Option<NodeState> {

@@ -259,48 +259,49 @@ fn definitions_lose_dead_voters_when_that_makes_them_safer() {
     check_sizes(&toy);
 }
 
-#[test]
-fn a_removal_waits_for_room_rather_than_give_up_votes() {
+/// Seven nodes, some dead and two that cannot leave yet.
+fn two_stay_beside_the_dead(dead: &[NodeId]) -> Toy {
     let mut toy = cluster(7);
-    toy.kill(NodeId(7));
+    dead.iter().for_each(|node| toy.kill(*node));
     toy.wait_out_the_delay();
     toy.set(NodeId(4), NodeState::Leaving);
     toy.set(NodeId(5), NodeState::Leaving);
     toy.settle();
     assert_eq!(toy.cluster.shards[0].members.voters.len(), 5);
-    let held = toy.plan().held;
-    let waits = |node| held.contains(&(ShardId::DEFINITIONS, Hold::NoRoom(NodeId(node))));
-    assert!(waits(4) || waits(5), "{held:?}");
-    toy.revive(NodeId(7));
+    toy
+}
+
+/// The dead are back, and the two leave.
+fn two_leave_as_all_live(mut toy: Toy, dead: &[NodeId]) {
+    dead.iter().for_each(|node| toy.revive(*node));
     toy.settle();
     toy.check_rest();
     check_sizes(&toy);
     assert_eq!(toy.cluster.nodes.len(), 5);
 }
 
+#[test]
+fn a_removal_waits_for_room_rather_than_give_up_votes() {
+    let dead = [NodeId(7)];
+    let toy = two_stay_beside_the_dead(&dead);
+    let held = toy.plan().held;
+    let waits = |node| held.contains(&(ShardId::DEFINITIONS, Hold::NoRoom(NodeId(node))));
+    assert!(waits(4) || waits(5), "{held:?}");
+    two_leave_as_all_live(toy, &dead);
+}
+
 /// Who leaves may be needed in a shard that nobody leads.
 #[test]
 fn a_removal_waits_while_shards_have_no_leader() {
-    let mut toy = cluster(7);
-    toy.kill(NodeId(6));
-    toy.kill(NodeId(7));
-    toy.wait_out_the_delay();
-    toy.set(NodeId(4), NodeState::Leaving);
-    toy.set(NodeId(5), NodeState::Leaving);
-    toy.settle();
-    assert_eq!(toy.cluster.shards[0].members.voters.len(), 5);
+    let dead = [6, 7].map(NodeId);
+    let toy = two_stay_beside_the_dead(&dead);
     let held = toy.plan().held;
     let unled = |hold: &Hold| matches!(hold, Hold::NoMajority { .. });
     assert!(held.iter().any(|(_, hold)| unled(hold)), "{held:?}");
     for leaving in [4, 5].map(NodeId) {
         assert!(toy.takes_part(leaving).1, "{leaving} keeps the definitions");
     }
-    toy.revive(NodeId(6));
-    toy.revive(NodeId(7));
-    toy.settle();
-    toy.check_rest();
-    check_sizes(&toy);
-    assert_eq!(toy.cluster.nodes.len(), 5);
+    two_leave_as_all_live(toy, &dead);
 }
 
 #[test]
