@@ -12,6 +12,7 @@ pub mod ids;
 pub mod message;
 pub mod names;
 mod queue;
+mod server_names;
 pub mod session;
 pub mod shard;
 pub mod topology;

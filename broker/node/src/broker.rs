@@ -28,7 +28,7 @@ use warren_cluster::cluster::Cluster;
 use warren_cluster::{Handle, Sink};
 use warren_cluster_core::ids::{Instant, Life, NodeId, ShardId, Term};
 use warren_cluster_core::inbox::{Input, Outputs};
-use warren_cluster_core::rows::Change;
+use warren_cluster_core::rows::{Change, WaitFor};
 
 use crate::alarms::{Alarms, Intake, Limits};
 use crate::commits::Commits;
@@ -211,17 +211,15 @@ impl Broker {
                 Item::Transact {
                     shard,
                     transaction,
-                    token,
-                } => {
-                    let ticket = |token: Token| Ticket {
-                        session,
-                        number: token.0,
-                    };
-                    inputs.push(Input::Transact {
-                        shard,
-                        transaction,
-                        ticket: token.map(ticket),
-                    });
+                    wait,
+                } => inputs.push(Input::Transact {
+                    shard,
+                    transaction,
+                    wait: wait.map(|token| Ticket::of(session, token)),
+                }),
+                Item::CatchUp { node, token } => {
+                    let ticket = Ticket::of(session, token);
+                    inputs.push(Input::CatchUp { node, ticket });
                 }
                 Item::Reply(reply) => {
                     let to = reply.address.session.node();
@@ -609,7 +607,7 @@ impl Broker {
         follow_ups.extend(orphans.map(|transaction| Input::Transact {
             shard: ShardId::LOCAL_DEFINITIONS,
             transaction,
-            ticket: None,
+            wait: WaitFor::Nothing,
         }));
         self.topology.store(Arc::new(next));
         // Whoever does it looks at the topology.
@@ -669,6 +667,10 @@ impl Sink<Shard, Ticket> for Broker {
                     None => Event::NotCommitted { token },
                 },
             );
+        }
+        for ticket in outputs.caught_up.drain(..) {
+            let token = Token(ticket.number);
+            run.push(ticket.session, Event::CaughtUp { token });
         }
         for (ticket, outcome) in outputs.done.drain(..) {
             let number = ticket.number;

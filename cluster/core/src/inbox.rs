@@ -12,7 +12,7 @@ use crate::ids::{Instant, Life, NodeId, ReplicaId, ShardId, Term};
 use crate::link::Envelope;
 use crate::log::disk::Completion;
 use crate::machine::Malformed;
-use crate::rows::{Change, Committed, Transaction};
+use crate::rows::{Change, Committed, Transaction, WaitFor};
 
 /// Something that happens to a lane.
 #[derive(Debug)]
@@ -25,13 +25,16 @@ pub enum Input<I, T> {
     },
     /// For the leader's side of a queue shard's machine.
     Machine { shard: ShardId, input: I },
-    /// For a rows shard. Answered once, in `Outputs::committed`, if anybody waits for it; what of
-    /// the unlogged rows nobody waits for other nodes hear of a little later.
+    /// For a rows shard. Answered once, in `Outputs::committed`, if anybody waits; what of the
+    /// unlogged rows nobody waits for other nodes hear of a little later.
     Transact {
         shard: ShardId,
         transaction: Transaction,
-        ticket: Option<T>,
+        wait: WaitFor<T>,
     },
+    /// Wants all unlogged rows that the node has by now. Answered once, in `Outputs::caught_up`:
+    /// when they are here, or when the node is not heard of.
+    CatchUp { node: NodeId, ticket: T },
     /// What came of an operation that a step handed out.
     Disk(Completion),
     /// Time may have passed: nothing else to say.
@@ -91,6 +94,9 @@ pub struct Outputs<E, T> {
     pub changes: Vec<(ShardId, Vec<Change>)>,
     /// What came of transactions. `None`: the lane refused it (stopping, no room in the log).
     pub committed: Vec<(T, Option<Committed>)>,
+    /// The unlogged rows that were asked for are in `changes`, of this step or one before, as far
+    /// as there was a way to their node.
+    pub caught_up: Vec<T>,
     /// What came of batches, in order per shard.
     pub done: Vec<(T, Outcome)>,
     /// What the machines of led shards want carried out, in order per shard.
@@ -112,6 +118,7 @@ impl<E, T> Default for Outputs<E, T> {
         Self {
             changes: Vec::new(),
             committed: Vec::new(),
+            caught_up: Vec::new(),
             done: Vec::new(),
             effects: Vec::new(),
             roles: Vec::new(),
@@ -129,6 +136,7 @@ impl<E, T> Outputs<E, T> {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
             && self.committed.is_empty()
+            && self.caught_up.is_empty()
             && self.done.is_empty()
             && self.effects.is_empty()
             && self.roles.is_empty()
@@ -142,6 +150,7 @@ impl<E, T> Outputs<E, T> {
     pub fn clear(&mut self) {
         self.changes.clear();
         self.committed.clear();
+        self.caught_up.clear();
         self.done.clear();
         self.effects.clear();
         self.roles.clear();

@@ -26,6 +26,7 @@ macro_rules! with_replica {
 }
 
 mod background;
+mod catch_up;
 mod clock;
 mod fresh;
 mod health;
@@ -51,10 +52,11 @@ use crate::log::disk::{DiskError, Op};
 use crate::machine::{Machine, Malformed};
 pub use crate::replica::Head;
 use crate::replica::Replica;
-use crate::rows::{Committed, Rows, Transaction};
+use crate::rows::{Committed, Rows, Transaction, WaitFor};
 pub use peers::ShardStatus;
 pub use recovery::founding;
 
+use catch_up::CatchUps;
 use clock::WallClock;
 use fresh::Fresh;
 use health::Room;
@@ -144,7 +146,7 @@ pub struct Lane<M: Machine, T> {
     /// The unlogged queues, then queue shards 1, 2..
     queues: Vec<Replica<M, T>>,
     /// The definitions and the local ones.
-    rows: [Replica<Rows, Option<T>>; 2],
+    rows: [Replica<Rows, WaitFor<T>>; 2],
     store: Store,
     /// Shards that something happened to since they were last moved.
     touched: BTreeSet<ShardId>,
@@ -172,6 +174,7 @@ pub struct Lane<M: Machine, T> {
     hosts: Hosts<M, T>,
     /// What nodes tell each other of rows.
     shared: Shared<T>,
+    catch_ups: CatchUps<T>,
     fresh: Fresh,
     clock: WallClock,
     /// Memory is scarce: other nodes' batches for the unlogged queues are refused.
@@ -277,9 +280,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let transfer = self.transfer_deadline();
         let install = self.install_deadline();
         let answers = self.shared.deadline();
+        let catch_ups = self.catch_ups.deadline();
         let log = self.store.log.deadline();
-        [shards, log, tick, beat, transfer, install, answers]
+        let others = [transfer, install, answers, catch_ups];
+        [shards, log, tick, beat]
             .into_iter()
+            .chain(others)
             .flatten()
             .min()
     }
@@ -361,15 +367,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 Input::Transact {
                     shard,
                     transaction,
-                    ticket,
+                    wait,
                 } => {
                     bytes += transaction.encoded_len();
-                    if !self.transact(shard, &transaction, ticket, now) {
+                    if !self.transact(shard, &transaction, wait, now) {
+                        let ticket = wait.ticket();
                         outputs
                             .committed
                             .extend(ticket.map(|ticket| (ticket, None)));
                     }
                 }
+                Input::CatchUp { node, ticket } => self.catch_up(node, ticket, now.mono, outputs),
                 Input::Disk(completion) => self.completed(completion, now)?,
                 Input::Tick => {}
                 Input::Received { from, envelope, at } => {
@@ -430,7 +438,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         &mut self,
         shard: ShardId,
         transaction: &Transaction,
-        ticket: Option<T>,
+        wait: WaitFor<T>,
         now: Now,
     ) -> bool {
         let Some(at) = rows_at(shard) else {
@@ -442,9 +450,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let mut batch = Batch::new(transaction.encoded_len());
         batch.push(|out| transaction.encode(out));
         // What nobody waits for is told at the next tick.
-        self.quiet &= ticket.is_some();
+        self.quiet &= matches!(wait, WaitFor::Everywhere(_));
         self.touched.insert(shard);
-        self.rows[at].push(batch, ticket, now)
+        self.rows[at].push(batch, wait, now)
     }
 
     fn ask(
@@ -512,12 +520,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         if let Some(at) = rows_at(shard) {
             let mut changes = Vec::new();
             let mut answered = Vec::new();
+            let here = &mut outputs.committed;
             let mut out = Out {
                 effects: &mut changes,
                 roles: &mut outputs.roles,
-                answer: &mut |rows: &mut Rows, ticket: Option<T>, outcome| {
+                answer: &mut |rows: &mut Rows, wait: WaitFor<T>, outcome| {
                     let committed = committed_of(rows, outcome);
-                    answered.extend(ticket.map(|ticket| (ticket, committed)));
+                    match wait {
+                        WaitFor::Nothing => {}
+                        WaitFor::Here(ticket) => here.push((ticket, committed)),
+                        WaitFor::Everywhere(ticket) => answered.push((ticket, committed)),
+                    }
                 },
             };
             let more = run::run(&mut self.rows[at], &mut self.store, now, &mut out)?;

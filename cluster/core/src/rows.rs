@@ -92,6 +92,42 @@ pub enum Committed {
     Conflict { row: RowKey, found: Option<Version> },
 }
 
+/// What whoever wants a transaction's outcome waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitFor<T> {
+    /// Nobody wants it.
+    Nothing,
+    /// This node has it: whoever on another node has to do with it asks for it
+    /// ([`crate::inbox::Input::CatchUp`]).
+    Here(T),
+    /// Every node that counts has it (rule 10).
+    Everywhere(T),
+}
+
+impl<T> WaitFor<T> {
+    /// Everywhere, if anybody waits.
+    pub fn everywhere(ticket: Option<T>) -> Self {
+        ticket.map_or(Self::Nothing, Self::Everywhere)
+    }
+
+    /// The same for another kind of ticket.
+    pub fn map<U>(self, of: impl FnOnce(T) -> U) -> WaitFor<U> {
+        match self {
+            Self::Nothing => WaitFor::Nothing,
+            Self::Here(ticket) => WaitFor::Here(of(ticket)),
+            Self::Everywhere(ticket) => WaitFor::Everywhere(of(ticket)),
+        }
+    }
+
+    /// Who waits.
+    pub fn ticket(self) -> Option<T> {
+        match self {
+            Self::Nothing => None,
+            Self::Here(ticket) | Self::Everywhere(ticket) => Some(ticket),
+        }
+    }
+}
+
 /// A row as it is after a write; what watchers get.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {

@@ -24,7 +24,7 @@ use warren_cluster_core::link::{Class as LaneClass, Envelope, is_patient};
 use warren_cluster_core::machine::Machine;
 use warren_cluster_core::members::steps::Step;
 use warren_cluster_core::members::{Directory, all_shards, is_own};
-use warren_cluster_core::rows::Transaction;
+use warren_cluster_core::rows::{Transaction, WaitFor};
 
 use crate::astray::Sought;
 use crate::link::{Class, LinkEvents, Links, Refusal};
@@ -344,7 +344,7 @@ where
         self.submit([Input::Transact {
             shard: ShardId::DEFINITIONS,
             transaction,
-            ticket: None,
+            wait: WaitFor::Nothing,
         }]);
     }
 

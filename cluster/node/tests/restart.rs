@@ -14,7 +14,7 @@ use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::machine::{
     ApplyMeta, Bodies, CheckpointWriter, Context, LiveRef, Machine, Malformed, NoDesk,
 };
-use warren_cluster_core::rows::{Committed, RowKey, Transaction, Version, Write};
+use warren_cluster_core::rows::{Committed, RowKey, Transaction, Version, WaitFor, Write};
 
 const KEY: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -276,7 +276,7 @@ fn transact(node: &Node, sink: &Collected, shard: ShardId, key: &'static [u8]) -
             preconditions: Vec::new(),
             writes: vec![write],
         },
-        ticket: Some(0),
+        wait: WaitFor::Everywhere(0),
     }]);
     sink.wait(|outputs| outputs.committed.pop())
         .1

@@ -8,6 +8,8 @@ use std::fmt;
 
 use warren_cluster_core::ids::Time;
 
+use crate::rng::Rng;
+
 /// One publish, as far as one queue is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MessageKey {
@@ -110,6 +112,13 @@ pub struct Checker {
     pub delivered: u64,
     pub redelivered: u64,
     pub acknowledged: u64,
+    /// Queues with names of the server's, and their nodes.
+    callers: BTreeMap<String, u64>,
+    /// By two nodes: whether they may not hear of each other in time, and how often that began.
+    apart: BTreeMap<(u64, u64), (bool, u64)>,
+    /// Publishes to such queues, and those of them that must have found their queue.
+    pub calls: u64,
+    pub calls_certain: u64,
     /// Clients that were told that something cannot be done at the moment.
     pub unavailable: u64,
 }
@@ -118,6 +127,57 @@ pub struct Checker {
 const STALENESS_MILLIS: u64 = 1_000;
 
 impl Checker {
+    /// A client was told the name of its queue.
+    pub fn can_be_called(&mut self, name: &str, node: u64) {
+        self.callers.insert(name.to_owned(), node);
+    }
+
+    /// A client's queue is gone, or may be.
+    pub fn hung_up(&mut self, name: &str) {
+        self.callers.remove(name);
+    }
+
+    /// One of the queues that clients have been told of, and what to ask about it with later.
+    pub fn someone_to_call(&self, rng: &mut Rng) -> Option<(String, u64)> {
+        let count = self.callers.len() as u64;
+        let at = (count > 0).then(|| rng.below(count))?;
+        let (name, host) = self.callers.iter().nth(at as usize)?;
+        Some((name.clone(), self.apart_from(*host).1))
+    }
+
+    /// Whether the client's node and this one are apart, and how often they were.
+    fn apart_from(&self, host: u64) -> (bool, u64) {
+        let nodes = (host.min(self.node), host.max(self.node));
+        let apart = self.apart.get(&nodes).copied().unwrap_or_default();
+        (apart.0 && host != self.node, apart.1)
+    }
+
+    /// A mandatory publish to such a queue has its answer; it began when the nodes had been apart
+    /// so often.
+    pub fn called(&mut self, name: &str, apart_count: u64, returned: bool) {
+        self.calls += 1;
+        let Some(&host) = self.callers.get(name) else {
+            return;
+        };
+        let doubtful = self.doubtful.contains(&host) || self.doubtful.contains(&self.node);
+        if doubtful || self.apart_from(host) != (false, apart_count) {
+            return;
+        }
+        self.calls_certain += 1;
+        if returned {
+            let at = self.node;
+            let text = format!("queue {name} of node {host} is unknown at node {at}");
+            self.violate("declared-is-declared", text);
+        }
+    }
+
+    /// Whether two nodes may not hear of each other in time; the smaller one first.
+    pub fn set_apart(&mut self, nodes: (u64, u64), apart: bool) {
+        let (before, count) = self.apart.entry(nodes).or_default();
+        *count += u64::from(apart && !*before);
+        *before = apart;
+    }
+
     /// A publish leaves its client, with a time to live in milliseconds if it has one.
     pub fn published(&mut self, key: MessageKey, fragile: bool, ttl: Option<u64>) {
         self.published += 1;

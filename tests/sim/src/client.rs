@@ -20,6 +20,7 @@ use crate::checker::{Checker, MessageKey};
 use crate::rng::Rng;
 
 mod act;
+mod caller;
 mod churn;
 mod fleeting;
 
@@ -66,6 +67,8 @@ pub enum Role {
     Churner { id: u32 },
     /// Uses an auto-delete queue of its own. The id stays.
     Fleeting { id: u32 },
+    /// Has an exclusive queue that others publish to.
+    Caller,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +116,7 @@ pub struct Client {
     /// Acknowledged when the broker has read up to this byte.
     acknowledging: VecDeque<(u64, MessageKey)>,
     churn: churn::Churn,
+    calls: caller::Calls,
     /// What an inspector was told: queue, messages that are ready, consumers.
     counts: Vec<(u32, u32, u32)>,
     /// Only acknowledge and take: the end of the run.
@@ -151,6 +155,7 @@ impl Client {
             held: VecDeque::new(),
             acknowledging: VecDeque::new(),
             churn: churn::Churn::default(),
+            calls: caller::Calls::default(),
             counts: Vec::new(),
             draining: false,
             trusting: true,
@@ -188,6 +193,7 @@ impl Client {
             && self.held.is_empty()
             && self.acknowledging.is_empty()
             && self.churn.is_quiet()
+            && self.calls.is_quiet()
             && !self.getting
     }
 
@@ -340,12 +346,18 @@ impl Client {
                 }
                 self.send(|out| ConnectionCloseOk.encode_frame(0, out));
                 self.stage = Stage::Closed;
+                self.hang_up(checker);
             }
             Method::ConnectionOpenOk(_) => self.send(|out| ChannelOpen.encode_frame(CHANNEL, out)),
             method => match self.role {
                 Role::Churner { id } => self.churned(id, method, checker),
                 Role::Fleeting { id } => {
                     if !self.fleeted(id, method, checker) {
+                        self.answered(method, checker);
+                    }
+                }
+                Role::Caller => {
+                    if !self.called(method, checker) {
                         self.answered(method, checker);
                     }
                 }
@@ -458,6 +470,7 @@ impl Client {
             Role::Inspector
             | Role::Churner { .. }
             | Role::Fleeting { .. }
+            | Role::Caller
             | Role::Getter { .. } => {
                 self.stage = Stage::Ready;
             }

@@ -69,6 +69,8 @@ struct Cluster {
     /// Connections that broke and whose sessions are still there.
     broken: Vec<Link>,
     step: u64,
+    /// Until when two nodes may not know in time what the other one was just told of.
+    rough_until: BTreeMap<(NodeId, NodeId), u64>,
     next_id: u32,
     figures: Figures,
     /// Who took which lead.
@@ -144,6 +146,7 @@ impl Cluster {
             net: Net::default(),
             broken: Vec::new(),
             step: 0,
+            rough_until: BTreeMap::new(),
             next_id: 0,
             figures: Figures::default(),
             leads: BTreeMap::new(),
@@ -391,6 +394,8 @@ impl Cluster {
                 acknowledged: checker.acknowledged,
                 leads: self.leads.len() as u64,
                 unavailable: checker.unavailable,
+                calls: checker.calls,
+                calls_certain: checker.calls_certain,
                 ..self.figures
             },
         }

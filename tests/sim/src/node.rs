@@ -262,6 +262,10 @@ impl Node {
             };
             self.tell(ticket.session, event);
         }
+        for ticket in outputs.caught_up.drain(..) {
+            let token = Token(ticket.number);
+            self.tell(ticket.session, Event::CaughtUp { token });
+        }
         for (ticket, outcome) in outputs.done.drain(..) {
             let number = ticket.number;
             self.tell(ticket.session, Event::Done { number, outcome });
@@ -395,11 +399,15 @@ impl Node {
                 Item::Transact {
                     shard,
                     transaction,
-                    token,
+                    wait,
                 } => Input::Transact {
                     shard,
                     transaction,
-                    ticket: token.map(|token| ticket(token.0)),
+                    wait: wait.map(|token| ticket(token.0)),
+                },
+                Item::CatchUp { node, token } => Input::CatchUp {
+                    node,
+                    ticket: ticket(token.0),
                 },
                 Item::Reply(_) => continue,
             });

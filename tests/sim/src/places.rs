@@ -12,6 +12,7 @@ pub(crate) enum Kind {
     Fleeting {
         id: u32,
     },
+    Caller,
     /// Of the queue with this index.
     Consumer {
         queue: usize,
@@ -40,6 +41,7 @@ impl Kind {
             Self::Publisher => Role::Publisher { id },
             Self::Churner { id } => Role::Churner { id },
             Self::Fleeting { id } => Role::Fleeting { id },
+            Self::Caller => Role::Caller,
             Self::Consumer { queue, auto_ack } => Role::Consumer {
                 queue: of(queue),
                 id: u64::from(id),

@@ -58,6 +58,9 @@ pub struct Figures {
     pub losses: u64,
     /// Clients that were told that definitions cannot be changed at the moment.
     pub unavailable: u64,
+    /// Publishes to queues with names of the server's, and those of them that must have found them.
+    pub calls: u64,
+    pub calls_certain: u64,
 }
 
 impl Figures {
@@ -72,6 +75,8 @@ impl Figures {
         self.kills += other.kills;
         self.stops += other.stops;
         self.cuts += other.cuts;
+        self.calls += other.calls;
+        self.calls_certain += other.calls_certain;
         self.leads += other.leads;
         self.joins += other.joins;
         self.removals += other.removals;

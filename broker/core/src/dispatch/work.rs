@@ -2,8 +2,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use warren_cluster_core::batch::Batch;
-use warren_cluster_core::ids::ShardId;
-use warren_cluster_core::rows::Transaction;
+use warren_cluster_core::ids::{NodeId, ShardId};
+use warren_cluster_core::rows::{Transaction, WaitFor};
 
 use crate::ids::{SessionId, Token};
 use crate::message::Parts;
@@ -13,8 +13,17 @@ use crate::shard::input::Input;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
     pub session: SessionId,
-    /// The batch's number within its session, or the token of a transaction.
+    /// The batch's number within its session, or a question's token.
     pub number: u64,
+}
+
+impl Ticket {
+    /// For what the session asked with this token.
+    #[must_use]
+    pub fn of(session: SessionId, token: Token) -> Self {
+        let number = token.0;
+        Self { session, number }
+    }
 }
 
 /// A message for the one who waits at a direct reply-to address. At most once, no buffering.
@@ -87,7 +96,12 @@ pub enum Item {
     Transact {
         shard: ShardId,
         transaction: Transaction,
-        token: Option<Token>,
+        wait: WaitFor<Token>,
+    },
+    /// Asks the node for what lives there; answered by `Event::CaughtUp` with this token.
+    CatchUp {
+        node: NodeId,
+        token: Token,
     },
     Reply(DirectReply),
 }
@@ -104,12 +118,21 @@ impl Work {
         self.items.push(Item::Ask { shard, input });
     }
 
-    /// Changes definitions.
+    /// Changes definitions; answered when all nodes have the change.
     pub fn transact(&mut self, shard: ShardId, transaction: Transaction, token: Option<Token>) {
         self.items.push(Item::Transact {
             shard,
             transaction,
-            token,
+            wait: WaitFor::everywhere(token),
+        });
+    }
+
+    /// Changes what lives with this node; answered when this node has the change.
+    pub fn transact_here(&mut self, transaction: Transaction, token: Token) {
+        self.items.push(Item::Transact {
+            shard: ShardId::LOCAL_DEFINITIONS,
+            transaction,
+            wait: WaitFor::Here(token),
         });
     }
 }

@@ -6,12 +6,13 @@
 //! - a channel waits for at most one thing.
 
 use bytes::BytesMut;
-use warren_cluster_core::ids::ShardId;
+use warren_cluster_core::ids::{NodeId, ShardId};
 use warren_protocol::methods::{
     AccessRequestOk, BasicQosOk, BasicRecoverOk, ChannelFlowOk, ConfirmSelectOk,
 };
 use warren_protocol::{Method, ReplyCode, ShortString};
 
+use super::catch_up::CaughtUp;
 use super::common::{Common, Pending, Turn};
 use super::confirms::Confirms;
 use super::direct_reply::ReplyConsumer;
@@ -32,6 +33,7 @@ pub(super) struct Channel {
     pub(super) wait: Option<Box<Wait>>,
     /// Frames as they came, behind what the channel waits for.
     pub(super) held: BytesMut,
+    pub(super) caught_up: Option<CaughtUp>,
     pub(super) next_tag: u64,
     pub(super) unacked: UnackedTable,
     /// Numbers of its consumers that a client can name.
@@ -85,6 +87,13 @@ pub(super) enum Wait {
         shard: ShardId,
         auto_ack: bool,
     },
+    /// What its node knows of the queue that the first held frame names.
+    CatchUp {
+        token: Token,
+        node: NodeId,
+        /// Of the held frames, those that had come when it was asked; known at the turn's end.
+        bytes: usize,
+    },
     Commit {
         /// The publishes are done when those before this batch are.
         batches_end: u64,
@@ -97,7 +106,7 @@ pub(super) enum Wait {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Handled {
     Yes,
-    /// It has to wait for the channel's publishes and is to be held with what follows.
+    /// It has to wait for what the channel waits for now and is to be held with what follows.
     Later,
     /// The client closed the channel: it is released and answered.
     Closed,
@@ -112,6 +121,7 @@ impl Channel {
             content: None,
             wait: None,
             held: BytesMut::new(),
+            caught_up: None,
             next_tag: 1,
             unacked: UnackedTable::default(),
             consumers: Vec::new(),

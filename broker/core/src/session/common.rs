@@ -117,6 +117,8 @@ pub(super) struct Common {
     pub(super) unconfirmed: Vec<u16>,
     /// Channels that wait for their publishes.
     pub(super) awaiting: Vec<u16>,
+    /// Channels that have asked another node in this turn.
+    pub(super) catching_up: Vec<u16>,
     /// Operations whose channel is gone; they go on to their end.
     pub(super) orphans: Vec<(Token, Box<Control>)>,
     pub(super) random: Random,
@@ -146,6 +148,7 @@ impl Common {
             reply_bytes: 0,
             unconfirmed: Vec::new(),
             awaiting: Vec::new(),
+            catching_up: Vec::new(),
             orphans: Vec::new(),
             random: Random::new(seed),
             routing: None,

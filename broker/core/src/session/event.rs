@@ -20,6 +20,8 @@ pub enum Event {
     Committed { token: Token, committed: Committed },
     /// The node could not take a transaction (it is stopping, or its log is full).
     NotCommitted { token: Token },
+    /// The rows that were asked for are in the topology, as far as their node is heard of.
+    CaughtUp { token: Token },
     /// From a queue's leader.
     Shard(Effect),
     /// For a channel's reply consumer; dropped when the nonce is not that of the present one.

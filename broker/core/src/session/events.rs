@@ -26,6 +26,13 @@ impl Session {
                 self.respond(token, Response::Committed(committed), turn);
             }
             Event::NotCommitted { token } => self.respond(token, Response::NotCommitted, turn),
+            Event::CaughtUp { token } => {
+                self.with_channel(
+                    token,
+                    turn,
+                    |channel, _, _| Ok(channel.has_caught_up(token)),
+                );
+            }
             Event::Shard(effect) => self.effect(effect, turn),
             Event::DirectReply { address, message } => {
                 if matches!(self.phase, Phase::Open) {

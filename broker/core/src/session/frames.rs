@@ -10,6 +10,7 @@ use warren_protocol::limits::{FRAME_END, FRAME_HEAD_BYTES};
 use warren_protocol::methods::{ChannelCloseOk, ChannelOpenOk};
 use warren_protocol::{DecodeError, FrameKind, FrameSnippet, Method, ReplyCode};
 
+use super::catch_up::named_queue;
 use super::channel::{Channel, Handled, Wait};
 use super::channels::Slot;
 use super::common::{Common, Turn};
@@ -243,6 +244,9 @@ impl Session {
             let (raw, behind) = rest.split_at(used);
             let used = self.handle_frame(&frame, raw, behind, turn);
             rest = &behind[used..];
+            if let Some(channel) = self.channels.open_mut(number) {
+                channel.replayed(raw.len() + used);
+            }
         }
     }
 
@@ -338,6 +342,9 @@ fn channel_frame(
     turn: &mut Turn<'_, '_>,
 ) -> Result<(usize, Handled), Fault> {
     if frame.kind != FrameKind::Method || channel.content.is_some() {
+        if channel.header_must_catch_up(frame, common, turn) {
+            return Ok((0, Handled::Later));
+        }
         channel.content_frame(frame.kind, frame.payload, common, turn)?;
         return Ok((0, Handled::Yes));
     }
@@ -347,10 +354,7 @@ fn channel_frame(
             .map_err(|fault| fault.of(ids))
     };
     match hot::parse(frame.payload) {
-        Some(Hot::Publish(publish)) => {
-            let used = channel.publish_frame(&publish, behind, common, turn)?;
-            Ok((used, Handled::Yes))
-        }
+        Some(Hot::Publish(publish)) => channel.publish_frame(&publish, behind, common, turn),
         Some(Hot::Ack(ack)) => {
             let verdict = Verdict::Ack;
             let result = channel.settle(ack.delivery_tag, ack.multiple, verdict, common, turn);
@@ -376,6 +380,11 @@ fn channel_frame(
         }
         None => {
             let method = Method::parse(frame.payload)?;
+            if let Some(queue) = named_queue(&method)
+                && channel.must_catch_up(queue, common, turn)
+            {
+                return Ok((0, Handled::Later));
+            }
             let handled = channel
                 .method(&method, common, turn)
                 .map_err(|fault| fault.of(method.ids()))?;

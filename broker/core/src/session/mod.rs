@@ -20,6 +20,7 @@
 //!   ends.
 
 mod acknowledge;
+mod catch_up;
 mod channel;
 mod channels;
 mod close;
@@ -315,6 +316,9 @@ impl Session {
     fn end_turn(&mut self, turn: &mut Turn<'_, '_>) {
         self.common.publisher.flush(turn.work);
         self.common.settles.flush(turn.work);
+        if !self.common.catching_up.is_empty() {
+            self.note_what_came();
+        }
     }
 
     fn trim_at(&self) -> Option<Instant> {

@@ -6,6 +6,7 @@
 //! - `basic.return` comes before the publish's confirm.
 
 use bytes::BytesMut;
+use warren_protocol::frame::Frame;
 use warren_protocol::hot::{self, Return};
 use warren_protocol::methods::BasicPublish;
 use warren_protocol::{
@@ -13,7 +14,7 @@ use warren_protocol::{
     frame,
 };
 
-use super::channel::{Channel, Mode};
+use super::channel::{Channel, Handled, Mode};
 use super::common::{Common, Turn};
 use super::direct_reply::{self, ADDRESS_PREFIX};
 use super::expiration::{self, check_expiration};
@@ -72,7 +73,7 @@ impl Content {
 
 impl Channel {
     /// Handles basic.publish; `rest` is the input behind its frame. Gives the bytes of `rest` that
-    /// belong to it and are done with.
+    /// belong to it and are done with, none if it has to wait.
     #[inline]
     pub(super) fn publish_frame(
         &mut self,
@@ -80,7 +81,11 @@ impl Channel {
         rest: &[u8],
         common: &mut Common,
         turn: &mut Turn<'_, '_>,
-    ) -> Result<usize, Fault> {
+    ) -> Result<(usize, Handled), Fault> {
+        let names_queues = publish.exchange.is_empty();
+        if names_queues && self.must_catch_up(publish.routing_key.as_bytes(), common, turn) {
+            return Ok((0, Handled::Later));
+        }
         let Some(whole) = whole_content(self.number, rest, common.frame_max) else {
             self.content = Some(Box::new(Content {
                 exchange: publish.exchange.to_short_string(),
@@ -89,8 +94,15 @@ impl Channel {
                 immediate: publish.immediate,
                 body: None,
             }));
-            return Ok(0);
+            return Ok((0, Handled::Yes));
         };
+        let properties = whole.properties;
+        if names_queues
+            && properties.has(Property::Headers)
+            && self.extra_keys_must_catch_up(properties, common, turn)
+        {
+            return Ok((0, Handled::Later));
+        }
         check_size(whole.body.len() as u64, common)?;
         let publish = Publish {
             exchange: publish.exchange.as_bytes(),
@@ -99,7 +111,25 @@ impl Channel {
             immediate: publish.immediate,
         };
         self.publish(&publish, whole.properties, whole.body, common, turn)?;
-        Ok(whole.frame_bytes)
+        Ok((whole.frame_bytes, Handled::Yes))
+    }
+
+    /// Whether the header of the publish that has begun names a queue that may be there and is not
+    /// known here.
+    pub(super) fn header_must_catch_up(
+        &mut self,
+        frame: &Frame<'_>,
+        common: &mut Common,
+        turn: &mut Turn<'_, '_>,
+    ) -> bool {
+        let begun = self.content.as_ref();
+        let names_queues = begun.is_some_and(|content| content.exchange.as_bytes().is_empty());
+        if frame.kind != FrameKind::Header || !names_queues {
+            return false;
+        }
+        let header = ContentHeader::parse(frame.payload);
+        let properties = header.map_or(Properties::EMPTY, |header| header.properties);
+        properties.has(Property::Headers) && self.extra_keys_must_catch_up(properties, common, turn)
     }
 
     /// Handles the header or a body frame of the publish that has begun.

@@ -225,6 +225,10 @@ impl<'a> Routed<'a> {
     /// The routing key, and the strings that `CC` and `BCC` hold.
     fn for_each_key(&self, mut show: impl FnMut(&[u8])) {
         show(self.routing_key);
+        self.for_each_extra_key(&mut show);
+    }
+
+    fn for_each_extra_key(&self, show: &mut impl FnMut(&[u8])) {
         for array in self.extra.iter().flatten() {
             for value in array.iter().flatten() {
                 if let Some(key) = value.as_long_str() {
@@ -232,6 +236,13 @@ impl<'a> Routed<'a> {
                 }
             }
         }
+    }
+}
+
+/// Shows the keys that a message names beside its routing key; none where they cannot be read.
+pub(crate) fn for_each_extra_key(properties: Properties<'_>, mut show: impl FnMut(&[u8])) {
+    if let Ok(message) = Routed::new(b"", properties) {
+        message.for_each_extra_key(&mut show);
     }
 }
 

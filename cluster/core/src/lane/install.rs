@@ -528,7 +528,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     let mut settled = Vec::new();
                     replace(it, &mut self.rows[at], log, now, &mut settled);
                     // What came of them in detail is known to those alone who applied them.
-                    let told = settled.into_iter().filter_map(|(ticket, _)| ticket);
+                    let told = settled.into_iter().filter_map(|(wait, _)| wait.ticket());
                     outputs.committed.extend(told.map(|ticket| (ticket, None)));
                     let changes = changes(&before, self.rows[at].machine());
                     outputs.changes.push((it.shard, changes));

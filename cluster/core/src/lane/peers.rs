@@ -158,9 +158,9 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             let mut settled = Vec::new();
             let mail = &mut self.store.mail;
             self.rows[at].receive(from, parcel, now, room, mail, &mut settled);
-            for (ticket, outcome) in settled {
+            for (wait, outcome) in settled {
                 let committed = committed_of(self.rows[at].machine_mut(), outcome);
-                let told = ticket.map(|ticket| (ticket, committed));
+                let told = wait.ticket().map(|ticket| (ticket, committed));
                 outputs.committed.extend(told);
             }
         } else if let Some(at) = queue_at(shard, &self.options) {

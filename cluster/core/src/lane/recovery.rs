@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::background::HEAD_PART;
+use super::catch_up::CatchUps;
 use super::clock::WallClock;
 use super::fresh::Fresh;
 use super::hosts::Hosts;
@@ -135,6 +136,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             scarce: false,
             hosts: Hosts::default(),
             shared: Shared::new(options.life),
+            catch_ups: CatchUps::new(options.life),
             fresh: Fresh::default(),
             clock: WallClock::default(),
             stalled: VecDeque::new(),

@@ -223,6 +223,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
     /// The end of a step: tells others of rows, and whoever waited for them.
     pub(super) fn tell_peers(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) {
         let versions = self.versions();
+        self.catch_ups.ask(versions[0], &mut self.store.mail);
         // Whoever takes the outputs acts on them before anything leaves.
         let moved = versions[0] > self.shared.told;
         self.shared.told = versions[0];
@@ -242,11 +243,19 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             }
         }
         shared.release(now.mono, versions, &self.fresh, &mut outputs.committed);
+        let has = |node: NodeId| {
+            let mirror = shared.mirrors.get(&node);
+            let there_is_a_way = shared.peers.contains_key(&node);
+            there_is_a_way.then(|| mirror.map_or(Version(0), Mirror::version))
+        };
+        self.catch_ups
+            .release(now.mono, has, &mut outputs.caught_up);
     }
 
     /// Sends again what had no answer, and says that this node is there, and its process.
     pub(super) fn tick_rows(&mut self, now: Now) {
         let known = self.known();
+        self.catch_ups.tick();
         self.shared.hurry = self.rows[1].machine().version();
         let (shared, mail) = (&mut self.shared, &mut self.store.mail);
         let paused = shared.ticked.plus_millis(PAUSE_MILLIS) <= now.mono;
@@ -315,6 +324,17 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                     peer.catch_up();
                 }
             }
+            Parcel::Ask { stamp, .. } => {
+                let version = self.rows[1].machine().version();
+                shared.hurry = version;
+                let answer = Parcel::Fresh {
+                    stamp,
+                    version,
+                    nodes: Vec::new(),
+                };
+                mail.send(from, ShardId::LOCAL_DEFINITIONS, &answer);
+            }
+            Parcel::Fresh { stamp, version, .. } => self.catch_ups.answered(from, stamp, version),
             Parcel::Post { bytes } => outputs.posts.push((from, bytes)),
             // Nothing else is said of rows that are not logged.
             Parcel::Raft(_)
@@ -326,8 +346,6 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             | Parcel::Leader { .. }
             | Parcel::Transfer(_)
             | Parcel::Room { .. }
-            | Parcel::Ask { .. }
-            | Parcel::Fresh { .. }
             | Parcel::Dealing { .. } => {}
         }
     }

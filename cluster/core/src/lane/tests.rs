@@ -300,7 +300,7 @@ fn an_idle_lane_has_no_deadline() {
 
 #[test]
 fn transactions_are_answered_with_their_versions() {
-    use crate::rows::{Precondition, RowKey, Version, Write};
+    use crate::rows::{Precondition, RowKey, Version, WaitFor, Write};
     let row = RowKey {
         kind: 1,
         key: "a".into(),
@@ -319,7 +319,7 @@ fn transactions_are_answered_with_their_versions() {
             bench.inputs.push_back(Input::Transact {
                 shard,
                 transaction: transaction.clone(),
-                ticket: Some(ticket),
+                wait: WaitFor::Everywhere(ticket),
             });
         }
         bench.run();

@@ -56,6 +56,11 @@ impl Mirror {
         self.version != Version(0)
     }
 
+    /// All rows up to here have come.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
     /// Takes a piece; what changes for watchers goes to `changes`.
     ///
     /// # Errors

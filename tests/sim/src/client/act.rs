@@ -28,6 +28,7 @@ impl Client {
             Role::Getter { queue, .. } => self.get_or_settle(queue, checker),
             Role::Churner { id } => self.churn_some(id, checker),
             Role::Fleeting { id } => self.fleet(id),
+            Role::Caller => self.call(checker),
             Role::Inspector => {}
         }
     }

@@ -53,6 +53,7 @@ pub(super) fn places(temper: &Temper, rng: &mut Rng) -> Vec<Place> {
     let mut kinds: Vec<Kind> = (0..temper.publishers).map(|_| Kind::Publisher).collect();
     kinds.extend((0..temper.churners).map(|id| Kind::Churner { id }));
     kinds.extend((0..temper.fleeting).map(|id| Kind::Fleeting { id }));
+    kinds.extend((0..temper.callers).map(|_| Kind::Caller));
     for _ in 0..temper.consumers {
         let queue = rng.below(queues);
         kinds.push(Kind::Consumer {
@@ -441,8 +442,10 @@ impl Cluster {
     }
 }
 
-/// What was on its way to a consumer that does not acknowledge is lost with its connection.
+/// What was on its way to a consumer that does not acknowledge is lost with its connection, and so
+/// is a queue of its own.
 fn lose_unacknowledged(link: &Link, checker: &mut Checker) {
+    link.client.hang_up(checker);
     if let Some(consumer) = link.client.consumer() {
         checker.consumer_gone(consumer);
     }

@@ -23,6 +23,8 @@ const RESET_MICROS: u64 = 30_000;
 const REDIAL_MICROS: u64 = 400_000;
 /// How long the shortest way takes.
 const DELAY_MICROS: u64 = 100;
+/// What takes longer may come too late for whoever waits for it.
+const SLOW_MICROS: u64 = 100_000;
 
 /// Which nodes run and what they know, as far as links care.
 pub(crate) trait Nodes {
@@ -138,6 +140,14 @@ impl Net {
                 way.queues.iter_mut().for_each(VecDeque::clear);
             }
         }
+    }
+
+    /// Whether every message from one node to the other comes, and soon.
+    pub(crate) fn is_calm(&self, from: NodeId, to: NodeId) -> bool {
+        let soon = |way: &Way| way.slow_micros + self.weather.delay_micros <= SLOW_MICROS;
+        let way = self.ways.get(&(from, to));
+        let calm = way.is_some_and(|way| way.up.is_some() && !way.blocked && soon(way));
+        calm && self.weather.lost == 0
     }
 
     /// Whether all ways between the node and the others are there.

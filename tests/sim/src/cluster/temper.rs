@@ -61,6 +61,7 @@ pub(super) struct Temper {
     pub(super) getters: u64,
     pub(super) churners: u32,
     pub(super) fleeting: u32,
+    pub(super) callers: u32,
     /// Milliseconds that clocks on walls may be apart, and parts in a million that clocks may run
     /// too fast.
     pub(super) skew_millis: u64,
@@ -129,6 +130,7 @@ impl Temper {
             getters: rng.below(2),
             churners: rng.below(3) as u32,
             fleeting: rng.below(3) as u32,
+            callers: any(rng, &[0, 0, 2, 4]),
             skew_millis: any(rng, &[0, 100, 400]),
             drift_ppm: any(rng, &[0, 100, 10_000]),
             faults: Faults::draw(rng),

@@ -3,6 +3,7 @@
 
 use warren_cluster_core::ids::{NodeId, ShardId};
 
+use super::host::Host;
 use super::{Cluster, Running, steward};
 use crate::node::{Life, Node};
 
@@ -13,6 +14,8 @@ const RULED_OUT_MICROS: u64 = 1_900_000;
 const SOON_MILLIS: u64 = 300;
 /// Whoever ruled it out has heard of it again by then.
 const HEARD_MICROS: u64 = 8_000_000;
+/// Nodes that stood still, or had no way to each other, have heard of each other again by then.
+const CALM_AFTER_MICROS: u64 = 1_200_000;
 /// Steps between two looks at what shards are, and at whose acknowledgements are certain.
 const STATES_STEPS: u64 = 400;
 const DOUBT_STEPS: u64 = 16;
@@ -20,6 +23,7 @@ const DOUBT_STEPS: u64 = 16;
 impl Cluster {
     pub(super) fn watch(&mut self) {
         self.watch_roles();
+        self.watch_calm();
         if self.step.is_multiple_of(DOUBT_STEPS) {
             self.watch_doubt();
             let nodes = self.hosts.iter().filter_map(|host| host.node.as_ref());
@@ -33,6 +37,34 @@ impl Cluster {
             self.watch_states();
         }
         self.tell_messages();
+    }
+
+    /// Which nodes are told in time what they ask each other.
+    fn watch_calm(&mut self) {
+        if self.temper.callers == 0 {
+            return;
+        }
+        let is_well = |host: &Host| {
+            let serves = |node: &Node| node.life() == Life::Serving;
+            host.runs(self.now) && host.node.as_ref().is_some_and(serves)
+        };
+        let well = self.hosts.iter().filter(|host| is_well(host));
+        let well: Vec<NodeId> = well.map(|host| host.id).collect();
+        for host in &self.hosts {
+            for other in self.hosts.iter().filter(|other| other.id > host.id) {
+                let (a, b) = (host.id, other.id);
+                let calm = well.contains(&a)
+                    && well.contains(&b)
+                    && self.net.is_calm(a, b)
+                    && self.net.is_calm(b, a);
+                let rough_until = self.rough_until.entry((a, b)).or_default();
+                if !calm {
+                    *rough_until = self.now + CALM_AFTER_MICROS;
+                }
+                let apart = self.now < *rough_until;
+                self.checker.set_apart((a.0, b.0), apart);
+            }
+        }
     }
 
     /// A term of a shard has one leader, whatever is forgotten.

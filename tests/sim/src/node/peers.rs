@@ -13,7 +13,7 @@ use warren_cluster_core::lane::{Head, ShardStatus};
 use warren_cluster_core::link::Envelope;
 use warren_cluster_core::machine::{Bodies, Machine as _, Malformed};
 use warren_cluster_core::members::{Directory, all_shards, is_own};
-use warren_cluster_core::rows::{Change, Transaction, Version};
+use warren_cluster_core::rows::{Change, Transaction, Version, WaitFor};
 
 use super::{LaneInput, Life, Node};
 
@@ -134,7 +134,7 @@ impl Node {
         self.push(LaneInput::Transact {
             shard: ShardId::DEFINITIONS,
             transaction,
-            ticket: None,
+            wait: WaitFor::Nothing,
         });
     }
 

@@ -12,6 +12,7 @@ use crate::dispatch::operation::{Actor, Answer, DeclareQueue, Operation};
 use crate::exception::{Exception, resource};
 use crate::ids::QueueId;
 use crate::names::strip_line_breaks;
+use crate::server_names;
 use crate::shard::effect::Reply;
 use crate::shard::input::Input;
 use crate::topology::Queue;
@@ -30,7 +31,8 @@ impl Step<'_, '_> {
         let is_nameless = name.is_empty();
         wanted.name = if is_nameless {
             arguments::check_server_named(self.vhost()?.row(), &wanted)?;
-            self.server_name(prefix.as_deref())
+            let prefix = prefix.as_deref().unwrap_or(b"amq.gen");
+            server_names::draw(prefix, self.scene.home.node, self.scene.random)
         } else {
             name
         };
@@ -52,7 +54,9 @@ impl Step<'_, '_> {
         let home = self.scene.home.node;
         let unrivalled = is_nameless || self.scene.topology.is_alone(home);
         let store = Store::of_queue(wanted.exclusive, unrivalled);
-        self.create_queue(wanted.name, store, &row)
+        // Whoever else uses a name of the server's asks this node for it.
+        let is_found_by_name = is_nameless && store == Store::Local;
+        self.create_queue(wanted.name, store, is_found_by_name, &row)
     }
 
     fn declare_queue_passive(&mut self, name: &[u8]) -> Result<Next, Exception> {
@@ -98,14 +102,19 @@ impl Step<'_, '_> {
         &mut self,
         name: Vec<u8>,
         store: Store,
+        is_found_by_name: bool,
         row: &QueueRow,
     ) -> Result<Next, Exception> {
         let mut transaction = changes::create_queue(self.vhost()?.name(), &name, store, row);
         if store == Store::Replicated && row.lives_with().is_some() {
             transaction.preconditions.extend(self.alive()?);
         }
-        self.work
-            .transact(store.shard(), transaction, Some(self.token));
+        if is_found_by_name {
+            self.work.transact_here(transaction, self.token);
+        } else {
+            self.work
+                .transact(store.shard(), transaction, Some(self.token));
+        }
         Ok(Next::Wait(Stage::Writing(Answer::QueueDeclared {
             name,
             ready: 0,
@@ -139,26 +148,6 @@ impl Step<'_, '_> {
             // Deleted since: what the client wanted to know is that it is not there.
             _ => Err(Exception::no_such("queue", name, &self.actor.vhost)),
         }
-    }
-
-    /// `amq.gen-` (or the client's prefix and a dash) and 22 letters.
-    fn server_name(&self, prefix: Option<&[u8]>) -> Vec<u8> {
-        const LETTERS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut name = prefix.unwrap_or(b"amq.gen").to_vec();
-        name.push(b'-');
-        let mut bits = u128::from(self.scene.random) << 64
-            | u128::from(
-                self.scene
-                    .random
-                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    .rotate_left(29),
-            );
-        for _ in 0..22 {
-            name.push(LETTERS[(bits & 63) as usize]);
-            bits >>= 6;
-        }
-        name
     }
 
     pub(super) fn delete_queue(

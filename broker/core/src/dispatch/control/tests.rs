@@ -106,10 +106,10 @@ impl World {
                 Item::Transact {
                     shard,
                     transaction,
-                    token,
+                    wait,
                 } => {
                     let committed = self.transact(shard, &transaction);
-                    if token.is_some() {
+                    if wait.ticket().is_some() {
                         response = Some(Response::Committed(committed));
                     }
                 }
@@ -117,7 +117,9 @@ impl World {
                     response = reply(&input).map(Response::Reply);
                     self.asked.push(input);
                 }
-                Item::Propose { .. } | Item::Reply(_) => panic!("operations publish nothing"),
+                Item::Propose { .. } | Item::CatchUp { .. } | Item::Reply(_) => {
+                    panic!("operations publish nothing")
+                }
             }
         }
         response

@@ -29,7 +29,7 @@ use crate::dispatch::control::Home;
 use crate::dispatch::operation::DestinationKind;
 use crate::dispatch::reconcile::reconcile;
 use crate::dispatch::work::{Item, ReplyAddress, Work};
-use crate::ids::{QueueId, SessionId};
+use crate::ids::{QueueId, SessionId, Token};
 use crate::session::event::Event;
 use crate::session::{Env, Peer, ReplyDirectory, Session, SessionOptions};
 use crate::shard::effect::Effect;
@@ -156,6 +156,8 @@ pub(super) struct World {
     waiting: VecDeque<(SessionId, Item)>,
     /// The next batches are refused.
     pub(super) refuse: bool,
+    /// Questions to other nodes that have no answer: the client, the node, the question.
+    pub(super) catching_up: Vec<(usize, NodeId, Token)>,
     /// What was asked of shards, printed.
     pub(super) asked: Vec<String>,
 }
@@ -175,6 +177,7 @@ impl World {
             fresh_until: Instant(u64::MAX),
             waiting: VecDeque::new(),
             refuse: false,
+            catching_up: Vec::new(),
             asked: Vec::new(),
         };
         for id in [ShardId(1), ShardId(2), ShardId::queues_of(HOME.node)] {
@@ -560,13 +563,14 @@ impl World {
             Item::Transact {
                 shard,
                 transaction,
-                token,
+                wait,
             } => {
                 let committed = self.transact(shard, &transaction);
-                if let Some(token) = token {
+                if let Some(token) = wait.ticket() {
                     self.event(client, Event::Committed { token, committed });
                 }
             }
+            Item::CatchUp { node, token } => self.catching_up.push((client, node, token)),
             Item::Reply(reply) => {
                 let at = reply.address.session.0 as usize - 1;
                 let event = Event::DirectReply {

@@ -12,7 +12,7 @@ use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
 use crate::link::Class;
 use crate::log::sim::SimDisk;
-use crate::rows::{Committed, RowKey, Transaction, Write};
+use crate::rows::{Committed, RowKey, Transaction, WaitFor, Write};
 
 const SHARDS: u32 = 2;
 
@@ -435,7 +435,7 @@ impl Cluster {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            ticket: Some(Ticket::Row { key, value }),
+            wait: WaitFor::Everywhere(Ticket::Row { key, value }),
         });
     }
 

@@ -10,7 +10,7 @@ use crate::ids::{Life, NodeId, Now, ShardId, Time};
 use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
 use crate::log::sim::SimDisk;
-use crate::rows::{Committed, RowKey, Transaction, Version, Write};
+use crate::rows::{Committed, RowKey, Transaction, Version, WaitFor, Write};
 
 const SHARDS: u32 = 3;
 const STEPS: u32 = 400;
@@ -193,7 +193,7 @@ impl World {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            ticket: Some(Ticket::Row { key, value }),
+            wait: WaitFor::Everywhere(Ticket::Row { key, value }),
         });
     }
 

@@ -13,7 +13,7 @@ use crate::inbox::{Input, Outputs};
 use crate::lane::{Lane, Options};
 use crate::link::{self, Class, Parcel};
 use crate::log::sim::SimDisk;
-use crate::rows::{Committed, RowKey, Transaction, Write};
+use crate::rows::{Committed, RowKey, Transaction, WaitFor, Write};
 
 /// A node, its lane while it runs, and what its watcher has seen of unlogged rows.
 pub(super) struct Node {
@@ -253,8 +253,33 @@ impl Net {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            ticket: ticket.into(),
+            wait: WaitFor::everywhere(ticket.into()),
         });
+    }
+
+    /// A row that is answered for as soon as its node has it.
+    fn put_here(&mut self, at: usize, ticket: u32, number: u64) {
+        let (row, value) = (key(number), Bytes::from(vec![7; 100]));
+        self.nodes[at].inputs.push_back(Input::Transact {
+            shard: ShardId::LOCAL_DEFINITIONS,
+            transaction: Transaction {
+                preconditions: Vec::new(),
+                writes: vec![Write::Put { row, value }],
+            },
+            wait: WaitFor::Here(ticket),
+        });
+        self.run();
+    }
+
+    fn catch_up(&mut self, at: usize, with: usize, ticket: u32) {
+        let node = self.nodes[with].id;
+        let input = Input::CatchUp { node, ticket };
+        self.nodes[at].inputs.push_back(input);
+        self.run();
+    }
+
+    fn caught_up(&mut self, at: usize) -> Vec<u32> {
+        std::mem::take(&mut self.nodes[at].outputs.caught_up)
     }
 
     fn put(&mut self, at: usize, ticket: u32, number: u64) {
@@ -337,6 +362,81 @@ fn what_nobody_waits_for_is_told_with_what_is_waited_for_or_at_the_next_tick() {
     net.pass(2 * TICK_MILLIS);
     assert!(!has(&net, 2), "with the tick");
     assert_eq!(net.committed(0), [1, 2, 3], "nobody else is answered");
+}
+
+#[test]
+fn what_is_answered_for_here_is_there_for_who_asks_and_else_with_the_next_tick() {
+    let mut net = Net::new(3, 1);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        net.link(a, b);
+    }
+    let has = |net: &Net, at: usize, number| net.nodes[at].rows.contains_key(&key(number));
+    net.put_here(0, 1, 1);
+    assert_eq!(net.committed(0), [1]);
+    assert!(!has(&net, 1, 1) && !has(&net, 2, 1), "no word of it yet");
+    net.catch_up(1, 0, 7);
+    assert_eq!(net.caught_up(1), [7]);
+    assert!(has(&net, 1, 1), "it is there with the answer");
+    net.put_here(0, 2, 2);
+    net.pass(2 * TICK_MILLIS);
+    assert!(has(&net, 1, 2) && has(&net, 2, 2), "with the tick");
+    // Nothing new: an answer all the same.
+    net.catch_up(2, 0, 8);
+    assert_eq!(net.caught_up(2), [8]);
+    assert_eq!(net.committed(0), [2]);
+}
+
+#[test]
+fn who_asks_gets_all_that_there_was_whatever_is_lost() {
+    let mut gave_up = 0;
+    for seed in 0..200 {
+        let mut net = Net::new(2, seed);
+        net.link(0, 1);
+        for number in 0..20 {
+            net.lost = 0;
+            net.pass(600);
+            net.lost = 20;
+            net.put_here(0, 1, number);
+            let before = net.now.mono;
+            net.catch_up(1, 0, number as u32);
+            while net.caught_up(1).is_empty() {
+                net.pass(40);
+            }
+            let in_time = net.now.mono < before.plus_millis(1_000);
+            let there = net.nodes[1].rows.contains_key(&key(number));
+            assert!(there || !in_time, "seed {seed}, row {number}");
+            gave_up += u64::from(!there);
+        }
+    }
+    assert!(
+        gave_up < 1_000,
+        "most get it in time: {gave_up} of 4,000 gave up"
+    );
+}
+
+#[test]
+fn nobody_waits_for_rows_of_a_node_that_is_not_heard_of() {
+    let mut net = Net::new(2, 1);
+    net.link(0, 1);
+    net.pass(1_000);
+    net.lost = 100;
+    net.put_here(0, 1, 1);
+    net.catch_up(1, 0, 7);
+    net.pass(900);
+    assert_eq!(net.caught_up(1), []);
+    net.pass(200);
+    assert_eq!(net.caught_up(1), [7], "for a second at most");
+    net.catch_up(1, 0, 8);
+    assert_eq!(net.caught_up(1), [8], "and not again");
+    net.lost = 0;
+    net.pass(2_000);
+    net.lost = 100;
+    net.catch_up(1, 0, 9);
+    assert_eq!(net.caught_up(1), [], "it was heard of");
+    net.unlink(0, 1);
+    assert_eq!(net.caught_up(1), [9], "there is no way to it");
+    net.catch_up(1, 0, 10);
+    assert_eq!(net.caught_up(1), [10]);
 }
 
 #[test]
