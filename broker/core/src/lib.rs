@@ -15,4 +15,5 @@ mod queue;
 mod server_names;
 pub mod session;
 pub mod shard;
+mod splitmix;
 pub mod topology;

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use warren_cluster_core::ids::NodeId;
 
+use crate::splitmix::mix;
+
 /// Letters behind the last dash.
 const LETTERS: usize = 22;
 
@@ -43,24 +45,16 @@ fn read(letters: &[u8]) -> Option<NodeId> {
         Some(u32::from_le_bytes(*word))
     };
     let random = u64::from_le_bytes(*bytes.first_chunk()?);
-    let node = word(8)? ^ (mix(random) as u32);
+    let node = word(8)? ^ (mix(random, 1) as u32);
     let is_ours = count == bytes.len() && disguise(node, random) == (word(8)?, word(12)?);
     is_ours.then_some(NodeId(u64::from(node)))
 }
 
 /// The node as it stands in the name, and what tells such a name from others.
 fn disguise(node: u32, random: u64) -> (u32, u32) {
-    let mixed = mix(random);
-    let check = mix(mixed ^ u64::from(node)) >> 32;
+    let mixed = mix(random, 1);
+    let check = mix(mixed ^ u64::from(node), 1) >> 32;
     (node ^ mixed as u32, check as u32)
-}
-
-/// The end of splitmix64.
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

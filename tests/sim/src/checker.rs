@@ -159,8 +159,7 @@ impl Checker {
         let Some(&host) = self.callers.get(name) else {
             return;
         };
-        let doubtful = self.doubtful.contains(&host) || self.doubtful.contains(&self.node);
-        if doubtful || self.apart_from(host) != (false, apart_count) {
+        if self.is_doubtful_with(host) || self.apart_from(host) != (false, apart_count) {
             return;
         }
         self.calls_certain += 1;
@@ -274,8 +273,7 @@ impl Checker {
         let Some((other, at)) = before.filter(|(other, _)| *other != consumer) else {
             return;
         };
-        let excused = self.doubtful.contains(&at) || self.doubtful.contains(&self.node);
-        if !excused {
+        if !self.is_doubtful_with(at) {
             let text = format!("{key:?} went to consumer {consumer} while {other} had it");
             self.violate("held-once", text);
         }
@@ -362,6 +360,11 @@ impl Checker {
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         self.doubtful.contains(&self.node)
+    }
+
+    /// Others may have ruled out that node, or the one whose client is at it.
+    fn is_doubtful_with(&self, other: u64) -> bool {
+        self.doubtful.contains(&other) || self.is_doubtful()
     }
 
     /// What clients of the node have acknowledged is not certain, unless it is in the log.

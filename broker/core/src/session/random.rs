@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::splitmix;
+
 /// A stream of numbers, different for every seed. Good for names, not for secrets.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
@@ -13,11 +15,9 @@ impl Random {
     }
 
     pub(super) fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let drawn = splitmix::mix(self.0, 1);
+        self.0 = self.0.wrapping_add(splitmix::STEP);
+        drawn
     }
 
     /// A name such as `amq.ctag-` and 22 letters.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use warren_cluster_core::rows::{RowKey, Transaction, Write};
 use warren_protocol::{FieldValue, ReplyCode, ShortString};
 
-use super::global::mix;
 use super::{Action, Planner, UnitPlan};
 use crate::definitions::changes::{self, End};
 use crate::definitions::interchange::{
@@ -18,6 +17,7 @@ use crate::definitions::{
 };
 use crate::dispatch::operation::{DeclareQueue, DestinationKind};
 use crate::exception::Exception;
+use crate::splitmix::mix;
 use crate::topology::{Binding, Vhost, headers};
 
 /// One vhost and what a file has for it.

@@ -13,6 +13,7 @@ use crate::definitions::{
     HashingAlgorithm, PermissionKey, PermissionRow, Store, TopicPermissionKey, UserKey, UserRow,
     VhostKey, VhostRow, diff,
 };
+use crate::splitmix::mix;
 use crate::topology::{Grants, User};
 
 /// Who may do everything; somebody always must.
@@ -280,14 +281,6 @@ fn leave_topics(user: &str, vhost: &str, grants: &Grants, unit: &mut UnitPlan) {
         let kind = ObjectKind::TopicPermission;
         delete(unit, kind, name, key.encode(), permission.version);
     }
-}
-
-/// Numbers that follow from one that is random, each looking random.
-pub(super) fn mix(random: u64, number: u64) -> u64 {
-    let mut bits = random.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 /// The entry of an object that is put as it should be, and the write unless it is so already.

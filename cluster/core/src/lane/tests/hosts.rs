@@ -247,27 +247,25 @@ impl Net {
         ticket: impl Into<Option<u32>>,
         write: Write,
     ) {
+        self.write(shard, at, WaitFor::everywhere(ticket.into()), write);
+    }
+
+    fn write(&mut self, shard: ShardId, at: usize, wait: WaitFor<u32>, write: Write) {
         self.nodes[at].inputs.push_back(Input::Transact {
             shard,
             transaction: Transaction {
                 preconditions: Vec::new(),
                 writes: vec![write],
             },
-            wait: WaitFor::everywhere(ticket.into()),
+            wait,
         });
     }
 
     /// A row that is answered for as soon as its node has it.
     fn put_here(&mut self, at: usize, ticket: u32, number: u64) {
         let (row, value) = (key(number), Bytes::from(vec![7; 100]));
-        self.nodes[at].inputs.push_back(Input::Transact {
-            shard: ShardId::LOCAL_DEFINITIONS,
-            transaction: Transaction {
-                preconditions: Vec::new(),
-                writes: vec![Write::Put { row, value }],
-            },
-            wait: WaitFor::Here(ticket),
-        });
+        let (shard, put) = (ShardId::LOCAL_DEFINITIONS, Write::Put { row, value });
+        self.write(shard, at, WaitFor::Here(ticket), put);
         self.run();
     }
 
