@@ -299,9 +299,10 @@ impl<T: Copy> Origin<T> {
         }
     }
 
-    /// Has the origin opened though there is no batch: the shard is to know this node.
-    pub fn want_open(&mut self) {
-        self.wanted = true;
+    /// Has the origin opened though there is no batch: the shard is to know this node. True when
+    /// nobody wanted that yet.
+    pub fn want_open(&mut self) -> bool {
+        !std::mem::replace(&mut self.wanted, true)
     }
 
     /// The life that it is opened for.

@@ -130,6 +130,10 @@ impl Nodes for Running<'_> {
     }
 }
 
+/// A lane that waits for its disk or for other nodes sleeps. One that keeps up what it has in small
+/// pieces may have so many turns without anything to show.
+const IDLE_TURNS_MAX: u32 = 32;
+
 impl Cluster {
     fn new(seed: u64, trace: Trace) -> Self {
         let mut rng = Rng::new(seed);
@@ -320,6 +324,10 @@ impl Cluster {
                 self.node_fails(at, &error);
                 return;
             }
+        }
+        if node.idle_turns > IDLE_TURNS_MAX {
+            let text = format!("node {id} turns for nothing: {}", node.state());
+            self.checker.violate("rests", text);
         }
         let mail = node.take_mail();
         let (life, sent) = (node.life(), mail.len());

@@ -84,6 +84,9 @@ pub struct Node {
     alarm: Option<Arc<str>>,
     /// The lane said that it has more to do.
     pub wants_step: bool,
+    /// Turns of the lane, one after another, to which nobody brought anything, of which nothing
+    /// came, and after which it wanted one more.
+    pub(crate) idle_turns: u32,
     /// For other nodes, and what they say that cannot be read.
     mail: Vec<Envelope>,
     foreign: Vec<(NodeId, Malformed)>,
@@ -152,6 +155,7 @@ impl Node {
             life: Life::Opening,
             alarm: None,
             wants_step: true,
+            idle_turns: 0,
             mail: Vec::new(),
             foreign: Vec::new(),
             directory: Directory::default(),
@@ -237,7 +241,10 @@ impl Node {
     ) -> Result<(), lane::Error> {
         let mut ops = Vec::new();
         let (inputs, outputs) = (&mut self.inputs, &mut self.outputs);
+        let brought = !inputs.is_empty();
         self.wants_step = self.lane.step(now, inputs, outputs, &mut ops)?;
+        let idle = !brought && ops.is_empty() && outputs.is_empty() && self.wants_step;
+        self.idle_turns = if idle { self.idle_turns + 1 } else { 0 };
         for op in ops {
             trace.detail(|| describe(&op));
             disk.submit(op);

@@ -159,14 +159,10 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.consensus.is_unlogged() {
             return;
         }
-        let Some(leader) = self.leader() else {
+        let Some(leader) = self.within_reach() else {
             return;
         };
         let here = leader.1 == self.origin.node();
-        // Here it acts once its first entry is applied, and it knows of all queues.
-        if here && (self.leads != Some(leader.0) || !self.acts()) {
-            return;
-        }
         if self.booth.claimed != Some(leader) {
             self.booth.claimed = Some(leader);
             self.booth.last = Seq(0);
@@ -180,7 +176,11 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 self.send_input(input, known, turn);
             }
         }
-        if self.booth.waiting.is_empty() || !self.is_known(here) {
+        if self.booth.waiting.is_empty() {
+            return;
+        }
+        if !self.is_known(here) {
+            self.origin.want_open();
             return;
         }
         while let Some(input) = self.booth.waiting.pop_front() {
@@ -188,13 +188,18 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         }
     }
 
+    /// Who leads, if it takes inputs of this node now.
+    fn within_reach(&self) -> Option<(Term, NodeId)> {
+        let (term, node) = self.leader()?;
+        let here = node == self.origin.node();
+        // Here it acts once its first entry is applied, and it knows of all queues.
+        let acts = !here || (self.leads == Some(term) && self.acts());
+        acts.then_some((term, node))
+    }
+
     /// Whether the shard's state knows this node, so that a new leader will wait for its claim.
-    fn is_known(&mut self, here: bool) -> bool {
-        if self.origin.standing().is_some() || (here && self.consensus.is_alone()) {
-            return true;
-        }
-        self.origin.want_open();
-        false
+    fn is_known(&self, here: bool) -> bool {
+        self.origin.standing().is_some() || (here && self.consensus.is_alone())
     }
 
     fn send_input(&mut self, input: M::Input, known: Version, turn: &mut Turn<'_, M::Effect>) {
@@ -412,7 +417,12 @@ impl<M: Machine, T: Copy> Replica<M, T> {
                 Some(node) => self.send_effect(node, &effect, now, mail),
             }
         }
-        !self.booth.waiting.is_empty() && self.booth.claimed.is_some()
+        if self.booth.waiting.is_empty() {
+            return false;
+        }
+        // What waits for a leader, or for the shard to know this node, waits for others.
+        let leader = self.within_reach();
+        leader.is_some_and(|(_, node)| self.is_known(node == here) || self.origin.want_open())
     }
 
     /// Whether sessions of this node have done something that the log may not have.
@@ -422,10 +432,8 @@ impl<M: Machine, T: Copy> Replica<M, T> {
 
     /// Whether somebody leads who has not heard of this node.
     pub(crate) fn owes_a_claim(&self) -> bool {
-        let leader = self.leader();
-        let here = leader.is_some_and(|(_, node)| node == self.origin.node());
-        let able = !here || (self.leads.is_some() && self.acts());
-        leader.is_some() && self.booth.claimed != leader && able
+        let leader = self.within_reach();
+        leader.is_some() && self.booth.claimed != leader
     }
 
     /// As [`Self::route`], where sessions here deal with the leader without a desk.
