@@ -17,6 +17,9 @@ use warren_cluster_core::ids::Instant;
 const SHORT_MICROS: u64 = 100;
 /// Short waits in a row before it is worth to stay awake.
 const SHORT_WAITS: u8 = 4;
+/// Waits of a connection before any of that: many come, ask for a few things and go, and whoever
+/// looks out for their next request takes a core from the others.
+const FIRST_WAITS: u8 = 32;
 
 /// Some connection stays awake.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -28,6 +31,8 @@ pub(crate) struct Attention {
     waits_since: Option<Instant>,
     /// Short waits in a row, up to [`SHORT_WAITS`].
     short_waits: u8,
+    /// Waits so far, up to [`FIRST_WAITS`].
+    waits: u8,
     /// This is the connection that stays awake.
     awake: bool,
 }
@@ -39,6 +44,7 @@ impl Attention {
             return;
         };
         self.rest();
+        self.waits = FIRST_WAITS.min(self.waits + 1);
         if now.0.saturating_sub(since.0) <= SHORT_MICROS {
             self.short_waits = SHORT_WAITS.min(self.short_waits + 1);
         } else {
@@ -49,7 +55,7 @@ impl Attention {
     /// There is nothing to do: whether to look again at once.
     pub(crate) fn stays(&mut self, now: Instant) -> bool {
         let since = *self.waits_since.get_or_insert(now);
-        if self.short_waits < SHORT_WAITS {
+        if self.short_waits < SHORT_WAITS || self.waits < FIRST_WAITS {
             return false;
         }
         if now.0.saturating_sub(since.0) > SHORT_MICROS {
@@ -90,9 +96,9 @@ mod tests {
     #[test]
     fn stays_awake_after_short_waits_one_at_a_time_and_not_in_vain() {
         let mut first = Attention::default();
-        for at in 0..u64::from(SHORT_WAITS) {
+        for at in 0..u64::from(FIRST_WAITS) {
             assert!(
-                !wait(&mut first, at * 1000, 20),
+                !wait(&mut first, at * 100, 20),
                 "not before it has seen some"
             );
         }
@@ -100,8 +106,8 @@ mod tests {
         assert!(first.stays(Instant(11_000)));
 
         let mut second = Attention::default();
-        for at in 0..10 {
-            assert!(!wait(&mut second, at * 1000, 20), "the place is taken");
+        for at in 0..2 * u64::from(FIRST_WAITS) {
+            assert!(!wait(&mut second, at * 100, 20), "the place is taken");
         }
         first.moved(Instant(11_001));
         assert!(second.stays(Instant(12_000)), "and free after the wait");
@@ -112,5 +118,10 @@ mod tests {
         assert!(!second.stays(Instant(14_000)), "in vain: it begins anew");
         second.moved(Instant(90_000));
         assert!(!second.stays(Instant(91_000)));
+        second.moved(Instant(91_900));
+        for at in 0..=u64::from(SHORT_WAITS) {
+            let stays = wait(&mut second, 92_000 + at * 100, 20);
+            assert_eq!(stays, at == u64::from(SHORT_WAITS), "a few are enough now");
+        }
     }
 }

@@ -20,6 +20,7 @@ use warren_protocol::{FieldTable, FieldValue, FrameKind, LongStr, Method, ReplyC
 
 use super::common::{Common, Login, Turn};
 use super::fault::Fault;
+use super::options::SessionOptions;
 use super::{Phase, Session};
 use crate::auth::sasl::Mechanism;
 use crate::auth::{self, password};
@@ -273,19 +274,22 @@ pub(super) fn is_secret_right(secret: &[u8], common: &Common, turn: &Turn<'_, '_
 }
 
 fn write_start(common: &mut Common) {
-    let properties = server_properties(common).to_bytes();
+    let options = Arc::clone(&common.options);
+    let properties = options.server_properties.get_or_init(|| {
+        let properties = server_properties(&options);
+        properties.to_bytes()
+    });
     let start = ConnectionStart {
         version_major: 0,
         version_minor: 9,
-        server_properties: Table::from_raw(&properties),
+        server_properties: Table::from_raw(properties),
         mechanisms: LongStr::from(Mechanism::OFFERED),
         locales: LongStr::from("en_US"),
     };
     start.encode_frame(0, common.out());
 }
 
-fn server_properties(common: &Common) -> FieldTable {
-    let options = &common.options;
+fn server_properties(options: &SessionOptions) -> FieldTable {
     let capabilities = CAPABILITIES
         .into_iter()
         .fold(FieldTable::new(), |table, name| table.with(name, true));

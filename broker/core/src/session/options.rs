@@ -1,7 +1,7 @@
 //! What a session is told once: limits and names. Each limit has its unit in its name or doc.
 
 use core::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use warren_protocol::limits::{
     CHANNEL_MAX_DEFAULT, FRAME_MAX_BYTES_DEFAULT, HEARTBEAT_SECONDS_DEFAULT,
@@ -41,6 +41,8 @@ pub struct SessionOptions {
     /// Warren's own version.
     pub version: Arc<str>,
     pub cluster_name: Arc<str>,
+    /// What `connection.start` says of this server, encoded by the first session.
+    pub server_properties: OnceLock<Vec<u8>>,
     /// Users that can only connect from this machine.
     pub loopback_users: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl Default for SessionOptions {
             },
             version: Arc::from(env!("CARGO_PKG_VERSION")),
             cluster_name: Arc::from("warren"),
+            server_properties: OnceLock::new(),
             loopback_users: vec!["guest".to_owned()],
         }
     }

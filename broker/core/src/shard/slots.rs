@@ -2,7 +2,8 @@
 //!
 //! Invariants: every id in the index names a slot with that queue, and every other slot is free.
 //! An empty queue costs its slot and its place in the index, no allocation of its own. Slots lie in
-//! pieces of one size: a shard that grows copies none, and has few that are empty.
+//! pieces of one size: a shard that grows copies none, and has few that are empty. A shard
+//! without queues keeps one.
 
 // tidy: allow hash-map: looked up by id only, never walked; the hash has no seed.
 use std::collections::HashMap;
@@ -123,9 +124,20 @@ impl Slots {
         let removed = self.place(slot).and_then(Option::take);
         self.free.push(slot);
         if self.index.is_empty() {
-            *self = Self::default();
+            self.clear();
         }
         removed
+    }
+
+    /// No queue is left: all memory goes but one piece, which a shard whose queues come and go one
+    /// by one finds again.
+    fn clear(&mut self) {
+        self.pieces.truncate(1);
+        self.pieces.shrink_to(1);
+        self.end = 0;
+        self.free.clear();
+        self.free.shrink_to(PIECE);
+        self.index.shrink_to(PIECE);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -143,5 +155,30 @@ impl Slots {
         let mut ids: Vec<_> = self.iter().map(|slot| slot.queue.id).collect();
         ids.sort_unstable();
         ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_the_last_queue_goes_one_piece_is_kept_and_begun_anew() {
+        let mut slots = Slots::default();
+        for round in 0..2 {
+            let ids = (1..=1000).map(|number| QueueId(round * 1000 + number));
+            for id in ids.clone() {
+                slots.insert(Queue::new(id, 0));
+            }
+            assert_eq!((slots.len(), slots.end()), (1000, 1000));
+            for id in ids {
+                assert_eq!(slots.remove(id).map(|slot| slot.queue.id), Some(id));
+            }
+            assert_eq!((slots.len(), slots.end()), (0, 0));
+            assert_eq!((slots.pieces.len(), slots.pieces.capacity()), (1, 1));
+            assert!(slots.free.is_empty() && slots.free.capacity() <= PIECE);
+            assert!(slots.index.capacity() <= 2 * PIECE);
+            assert!(slots.iter().next().is_none());
+        }
     }
 }

@@ -25,6 +25,8 @@ const WAITING_BYTES_LIMIT: usize = 2 << 20;
 pub(super) struct Checkpoints {
     pub(super) writing: Option<Writing>,
     durable: BTreeMap<ShardId, Durable>,
+    /// Of the largest of `durable`: asked for with each entry.
+    bytes_max: u64,
     pub(super) covers: BTreeMap<ShardId, Cover>,
     last_number: u64,
     /// Parts of checkpoints that were given up, to be removed.
@@ -156,6 +158,8 @@ impl Checkpoints {
                 number: old.number,
             });
         }
+        let sizes = self.durable.values().map(|durable| durable.bytes);
+        self.bytes_max = sizes.max().unwrap_or(0);
     }
 
     /// The shard's checkpoint on disk.
@@ -175,8 +179,7 @@ impl Checkpoints {
     }
 
     pub(super) fn bytes_max(&self) -> u64 {
-        let sizes = self.durable.values().map(|durable| durable.bytes);
-        sizes.max().unwrap_or(0)
+        self.bytes_max
     }
 
     /// Hands out the next operation. `synced`: how far the log is on disk.
