@@ -105,6 +105,7 @@ const TESTS: &[(&str, Test)] = tests![
     full_disk::kill_on_a_full_disk_loses_nothing,
     refusals::second_start_on_a_folder_is_refused,
     refusals::taken_port_is_refused,
+    refusals::tests_are_given_each_port_once,
     refusals::unknown_flags_and_keys_are_refused,
     refusals::check_starts_nothing,
     lifecycle::sigterm_tells_clients_and_exits_with_0,

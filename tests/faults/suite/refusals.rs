@@ -1,5 +1,6 @@
 //! Starts that are refused, and how that is told.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -75,6 +76,16 @@ pub(crate) fn taken_port_is_refused(context: &Context, _: &Runtime) -> Result<()
         );
     }
     running.stop()
+}
+
+/// Two addresses of one node had the same port, once in some hundred nodes.
+pub(crate) fn tests_are_given_each_port_once(_: &Context, _: &Runtime) -> Result<()> {
+    let mut ports = BTreeSet::new();
+    for _ in 0..1000 {
+        let port = system::free_port()?;
+        ensure!(ports.insert(port), "port {port} was given twice");
+    }
+    Ok(())
 }
 
 pub(crate) fn unknown_flags_and_keys_are_refused(context: &Context, _: &Runtime) -> Result<()> {

@@ -1,8 +1,10 @@
 //! What the tests ask of the machine: processes, ports, programs, memory.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,15 +55,18 @@ pub(crate) fn until(
     Ok(())
 }
 
-/// A port that is free now and is not given to outgoing connections: a node that was killed finds
-/// it free again.
+/// A port that is free now, was not given before and is not given to outgoing connections: a node
+/// that was killed finds it free again.
 pub(crate) fn free_port() -> Result<u16> {
     const FIRST: u64 = 20_000;
     const COUNT: u64 = 10_000;
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut seed = crate::seed::Seed::new(crate::seed::Seed::fresh());
     for _ in 0..1_000 {
         let port = u16::try_from(FIRST + seed.next() % COUNT)?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            given.insert(port);
             return Ok(port);
         }
     }
