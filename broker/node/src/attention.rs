@@ -2,7 +2,8 @@
 //!
 //! A client that waits for each answer before its next request (prefetch 1, get, a declare) has
 //! both sides sleep and be woken once a message, which costs more than the message. A connection
-//! whose last waits were all short stays awake for as long as such a wait lasts.
+//! that has had some waits, the last of them all short, stays awake for as long as such a wait
+//! lasts.
 //!
 //! Always holds:
 //! - at most one connection of the process stays awake at a time, so that no core is spent on

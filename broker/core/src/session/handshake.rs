@@ -275,10 +275,8 @@ pub(super) fn is_secret_right(secret: &[u8], common: &Common, turn: &Turn<'_, '_
 
 fn write_start(common: &mut Common) {
     let options = Arc::clone(&common.options);
-    let properties = options.server_properties.get_or_init(|| {
-        let properties = server_properties(&options);
-        properties.to_bytes()
-    });
+    let made = || server_properties(&options).to_bytes();
+    let properties = options.server_properties.get_or_init(made);
     let start = ConnectionStart {
         version_major: 0,
         version_minor: 9,
