@@ -41,7 +41,8 @@ pub(crate) fn begin(broker: &Broker) -> anyhow::Result<()> {
     }
     match fs::read_to_string(&file) {
         Ok(text) => {
-            close(broker, text.trim());
+            broker.set_astray();
+            tell(broker, text.trim());
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -75,15 +76,15 @@ pub(crate) async fn watch(broker: Arc<Broker>, cluster: Arc<Cluster>) {
 
 fn found(broker: &Broker, sought: Sought) {
     let text = sought.to_string();
-    close(broker, &text);
-    // It is closed in any case; a restart must not open it.
+    // It is closed in any case; a restart must not open it, from when anybody is told on.
+    broker.set_astray();
     if let Err(error) = fs::write(file(broker), format!("{text}\n")) {
         tracing::error!(%error, "cannot write {}", file(broker).display());
     }
+    tell(broker, &text);
 }
 
-fn close(broker: &Broker, sought: &str) {
-    broker.set_astray();
+fn tell(broker: &Broker, sought: &str) {
     let own = broker.lane().cluster();
     let text = format!(
         "{sought} is looked for here, and this node has founded cluster {own} of its own: did it \
