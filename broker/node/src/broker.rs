@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use crossbeam::queue::SegQueue;
 use tokio::sync::watch;
 use warren_broker_core::auth::{self, LoginError};
 use warren_broker_core::definitions::Store;
@@ -31,6 +30,7 @@ use warren_cluster_core::inbox::{Input, Outputs};
 use warren_cluster_core::rows::{Change, WaitFor};
 
 use crate::alarms::{Alarms, Intake, Limits};
+use crate::chores::{ToDo, ToDos};
 use crate::commits::Commits;
 use crate::config::Config;
 use crate::events::Events;
@@ -40,15 +40,6 @@ use crate::stats::Stats;
 
 /// The node itself, where sessions are named.
 pub(crate) const NODE: SessionId = SessionId(0);
-
-/// Something that the node itself is to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ToDo {
-    /// A queue's shard left it.
-    Chore(Chore),
-    /// This node's life was fenced: it takes a new one.
-    Renew,
-}
 
 type LaneInput = Input<warren_broker_core::shard::input::Input, Ticket>;
 
@@ -66,9 +57,7 @@ pub(crate) struct Broker {
     measuring: Mutex<()>,
     /// What the node itself waits for.
     commits: Commits,
-    /// At most two a queue.
-    chores: SegQueue<ToDo>,
-    chores_notify: tokio::sync::Notify,
+    to_dos: ToDos,
     /// This node, once the lane is open; 0 before.
     node: AtomicU64,
     /// The life that exclusive and transient objects are marked with.
@@ -101,8 +90,7 @@ impl Broker {
             intake: Intake::new(),
             measuring: Mutex::default(),
             commits: Commits::default(),
-            chores: SegQueue::new(),
-            chores_notify: tokio::sync::Notify::new(),
+            to_dos: ToDos::default(),
             node: AtomicU64::new(0),
             incarnation: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -431,14 +419,9 @@ impl Broker {
         cluster.is_some_and(|cluster| cluster.leads_definitions())
     }
 
-    /// The next thing for the node itself to do, as soon as there is one.
-    pub(crate) async fn next_chore(&self) -> ToDo {
-        loop {
-            if let Some(chore) = self.chores.pop() {
-                return chore;
-            }
-            self.chores_notify.notified().await;
-        }
+    /// What the node itself is to do.
+    pub(crate) fn to_dos(&self) -> &ToDos {
+        &self.to_dos
     }
 
     fn put(&self, session: SessionId, events: impl IntoIterator<Item = Event>) {
@@ -453,8 +436,7 @@ impl Broker {
 
     fn note(&self, effect: &Effect) {
         if let Some(chore) = Chore::of(effect) {
-            self.chores.push(ToDo::Chore(chore));
-            self.chores_notify.notify_one();
+            self.to_dos.note(ToDo::Chore(chore));
         }
     }
 
@@ -612,8 +594,7 @@ impl Broker {
         self.topology.store(Arc::new(next));
         // Whoever does it looks at the topology.
         if ruled_out {
-            self.chores.push(ToDo::Renew);
-            self.chores_notify.notify_one();
+            self.to_dos.note(ToDo::Renew);
         }
     }
 

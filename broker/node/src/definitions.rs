@@ -1,10 +1,8 @@
-//! The node's own dealings with definitions: opening them, the first ones of a blank node, and
-//! the rows of queues that went by themselves.
+//! The node's own dealings with definitions: opening them, and the first ones of a blank node.
 
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use tokio::time::timeout_at;
 use warren_broker_core::auth::password;
 use warren_broker_core::definitions::interchange::{
     self, ExportOptions, Exported, NoSuchVhost, Scope,
@@ -12,15 +10,12 @@ use warren_broker_core::definitions::interchange::{
 use warren_broker_core::definitions::{
     HashingAlgorithm, PermissionKey, PermissionRow, Store, UserKey, UserRow, VhostKey, VhostRow,
 };
-use warren_broker_core::dispatch::chores::Chores;
-use warren_broker_core::dispatch::work::Work;
 use warren_broker_core::shard::{Shard, ShardOptions};
 use warren_cluster_core::ids::ShardId;
 use warren_cluster_core::rows::{Committed, Precondition, Transaction, Write};
 
-use crate::broker::{Broker, NODE, ToDo, random};
+use crate::broker::{Broker, random};
 use crate::config::Config;
-use crate::lives;
 
 /// The user that a blank node has when the configuration names none; from loopback alone.
 const GUEST: &str = "guest";
@@ -131,25 +126,4 @@ pub(crate) fn export(
         cluster_name: broker.config().cluster_name(),
     };
     interchange::export(&topology, &options, emit)
-}
-
-/// Deletes the rows of queues that are closed, and tombstones that did their work.
-pub(crate) async fn do_chores(broker: Arc<Broker>) {
-    let mut chores = Chores::default();
-    loop {
-        let next = broker.next_chore();
-        let noted = match chores.deadline() {
-            Some(at) => timeout_at(broker.tokio_instant(at), next).await.ok(),
-            None => Some(next.await),
-        };
-        let now = broker.now();
-        match noted {
-            Some(ToDo::Renew) => lives::renew(&broker).await,
-            Some(ToDo::Chore(chore)) => chores.add(chore, now),
-            None => {}
-        }
-        let mut work = Work::default();
-        chores.work(now, &broker.topology(), &mut work);
-        broker.submit(NODE, &mut work);
-    }
 }

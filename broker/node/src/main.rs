@@ -8,6 +8,7 @@ mod astray;
 mod attention;
 mod backup;
 mod broker;
+mod chores;
 mod cluster;
 mod command;
 mod commits;

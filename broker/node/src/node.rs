@@ -20,7 +20,9 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::standing::Standing;
-use crate::{admin, alarms, astray, backup, cluster, definitions, events, http, listener, lives};
+use crate::{
+    admin, alarms, astray, backup, chores, cluster, definitions, events, http, listener, lives,
+};
 
 /// How often memory and disk are measured; about once a second while there is plenty of both.
 const ALARM_PERIOD: Duration = Duration::from_millis(250);
@@ -206,7 +208,7 @@ fn serve(broker: &Arc<Broker>, backups: Arc<Backups>, listeners: Listeners, limi
         tokio::spawn(listener::accept(Arc::clone(broker), listener, limit));
     }
     tokio::spawn(watch_alarms(Arc::clone(broker)));
-    tokio::spawn(definitions::do_chores(Arc::clone(broker)));
+    tokio::spawn(chores::serve(Arc::clone(broker)));
     tokio::spawn(lives::watch(Arc::clone(broker)));
 }
 

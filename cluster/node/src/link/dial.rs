@@ -1,13 +1,11 @@
 //! The side that dials: connects, greets, and writes what waits until a connection ends.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -16,15 +14,10 @@ use tokio_rustls::client::TlsStream;
 use super::backoff::Backoff;
 use super::frame::{self, GREETING_BYTES_LIMIT, Hello, Kind, NEWEST, OLDEST, Welcome};
 use super::peer::{Course, Peer, State};
-use super::queue::weight;
 use super::{Class, Shared};
 use crate::listener::alpn;
 use crate::tls::{Dial, explain};
 
-/// Bytes that are written before the queue is looked at again.
-const WRITE_BYTES_LIMIT: usize = 1 << 20;
-/// Slices of one write; the system takes no more than 1024.
-const SLICES_LIMIT: usize = 64;
 /// A link that held for so long is one: the next wait is short again.
 const HELD: Duration = Duration::from_secs(1);
 
@@ -129,7 +122,7 @@ async fn link(
     } = connections[0];
     Class::ALL
         .iter()
-        .for_each(|&class| peer.queue(class).open());
+        .for_each(|&class| peer.outlet(class).queue.open());
     peer.set(State::Linked { incarnation });
     tracing::info!(peer = %peer.node, %address, incarnation, "link: connected");
     shared.events.connected(peer.node, incarnation);
@@ -158,7 +151,7 @@ async fn link(
 fn unlink(shared: &Shared, peer: &Peer) {
     Class::ALL
         .iter()
-        .for_each(|&class| peer.queue(class).shut());
+        .for_each(|&class| peer.outlet(class).shut());
     if peer.status().connected.is_some() {
         peer.set(State::Unlinked { fault: None });
         tracing::info!(peer = %peer.node, "link: lost");
@@ -313,10 +306,11 @@ async fn greet(
 
 /// Writes one class's messages until its connection ends or its queue is drained.
 async fn hold(peer: Arc<Peer>, class: Class, stream: TlsStream<TcpStream>) -> Result<(), Fault> {
-    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut reader, writer) = tokio::io::split(stream);
+    let written = peer.outlet(class).serve(Box::new(writer));
     let ended = tokio::select! {
         cause = watch(&mut reader) => Err(cause),
-        written = write(&peer, class, &mut writer) => written.map_err(|error| explain(&error)),
+        written = written => written.map_err(|error| explain(&error)),
     };
     ended.map_err(|cause| Fault::Ended { class, cause })
 }
@@ -328,47 +322,4 @@ async fn watch(reader: &mut ReadHalf<TlsStream<TcpStream>>) -> String {
         Ok(_) => "the other side said something where it may not".to_owned(),
         Err(error) => explain(&error),
     }
-}
-
-async fn write(
-    peer: &Peer,
-    class: Class,
-    writer: &mut WriteHalf<TlsStream<TcpStream>>,
-) -> io::Result<()> {
-    let queue = peer.queue(class);
-    let mut slices = VecDeque::new();
-    while queue.take(&mut slices, WRITE_BYTES_LIMIT).await {
-        let weight = weight(&slices);
-        write_all(writer, &mut slices).await?;
-        if queue.written(weight) {
-            writer.flush().await?;
-        }
-    }
-    writer.shutdown().await
-}
-
-async fn write_all(
-    writer: &mut (impl AsyncWrite + Unpin),
-    slices: &mut VecDeque<Bytes>,
-) -> io::Result<()> {
-    while !slices.is_empty() {
-        let mut vector = [IoSlice::new(&[]); SLICES_LIMIT];
-        let count = slices.len().min(SLICES_LIMIT);
-        for (place, slice) in vector.iter_mut().zip(slices.iter()) {
-            *place = IoSlice::new(slice);
-        }
-        let mut written = writer.write_vectored(&vector[..count]).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        while let Some(first) = slices.front_mut() {
-            if written < first.len() {
-                first.advance(written);
-                break;
-            }
-            written -= first.len();
-            slices.pop_front();
-        }
-    }
-    Ok(())
 }

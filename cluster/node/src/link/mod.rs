@@ -19,6 +19,7 @@ mod accept;
 mod backoff;
 mod dial;
 mod frame;
+mod outlet;
 mod peer;
 mod queue;
 #[cfg(test)]
@@ -269,15 +270,23 @@ impl Links {
         messages: impl IntoIterator<Item = (NodeId, Class, Vec<Bytes>)>,
     ) -> usize {
         let peers = self.shared.peers.load();
-        let mut queues: SmallVec<[_; 16]> = SmallVec::new();
+        let mut outlets: SmallVec<[_; 16]> = SmallVec::new();
         for (to, class, parts) in messages {
-            let queue = peers.get(&to).map(|peer| peer.queue(class));
-            queues.extend(queue.filter(|queue| queue.push(parts)));
+            let outlet = peers.get(&to).map(|peer| peer.outlet(class));
+            outlets.extend(outlet.filter(|outlet| outlet.queue.push(parts)));
         }
-        for queue in &queues {
-            queue.wake();
+        let is_asleep = self.is_asleep();
+        for outlet in &outlets {
+            outlet.wake(is_asleep);
         }
-        queues.len()
+        outlets.len()
+    }
+
+    /// Whether all threads of the runtime sleep.
+    fn is_asleep(&self) -> bool {
+        let metrics = self.shared.runtime.metrics();
+        // Odd: it has gone to sleep once more than it has woken.
+        (0..metrics.num_workers()).all(|worker| metrics.worker_park_unpark_count(worker) % 2 == 1)
     }
 
     /// Whether a message was taken.

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use warren_cluster_core::ids::NodeId;
 
+use super::outlet::Outlet;
 use super::queue::Queue;
 use super::{CLASSES, Class, LinkOptions, LinkStatus};
 
@@ -45,7 +46,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) node: NodeId,
-    queues: [Queue; CLASSES],
+    outlets: [Outlet; CLASSES],
     wanted: watch::Sender<Wanted>,
     state: watch::Sender<State>,
     /// What reads its messages, by class. An async lock: it is held while an older one ends.
@@ -56,16 +57,16 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(node: NodeId, addresses: Vec<String>, options: &LinkOptions) -> Self {
-        let queue = |class| {
-            Queue::new(
+        let outlet = |class| {
+            Outlet::new(Queue::new(
                 options.queue_bytes_limit(class),
                 options.message_bytes_limit(class),
-            )
+            ))
         };
         let course = Course::Linked;
         Self {
             node,
-            queues: Class::ALL.map(queue),
+            outlets: Class::ALL.map(outlet),
             wanted: watch::Sender::new(Wanted { addresses, course }),
             state: watch::Sender::new(State::Waiting),
             readers: Default::default(),
@@ -73,8 +74,8 @@ impl Peer {
         }
     }
 
-    pub(super) fn queue(&self, class: Class) -> &Queue {
-        &self.queues[class as usize]
+    pub(super) fn outlet(&self, class: Class) -> &Outlet {
+        &self.outlets[class as usize]
     }
 
     pub(super) fn move_to(&self, addresses: Vec<String>) {
@@ -87,7 +88,7 @@ impl Peer {
 
     pub(super) fn drain(&self) {
         self.steer(Course::Draining);
-        self.queues.iter().for_each(Queue::drain);
+        self.outlets.iter().for_each(Outlet::drain);
     }
 
     pub(super) fn end(&self) {
@@ -171,8 +172,8 @@ impl Peer {
         LinkStatus {
             peer: self.node,
             connected,
-            waiting_bytes: Class::ALL.map(|class| self.queue(class).bytes()),
-            dropped: Class::ALL.map(|class| self.queue(class).dropped()),
+            waiting_bytes: Class::ALL.map(|class| self.outlet(class).queue.bytes()),
+            dropped: Class::ALL.map(|class| self.outlet(class).queue.dropped()),
             fault,
         }
     }

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
 use super::frame::{HEAD_BYTES, Head, Kind};
 
@@ -26,7 +25,6 @@ const SLICE_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    wake: Notify,
     limit_bytes: usize,
     message_bytes_limit: u32,
     dropped: AtomicU64,
@@ -54,14 +52,13 @@ impl Queue {
     pub(super) fn new(limit_bytes: usize, message_bytes_limit: u32) -> Self {
         Self {
             state: Mutex::default(),
-            wake: Notify::new(),
             limit_bytes,
             message_bytes_limit,
             dropped: AtomicU64::new(0),
         }
     }
 
-    /// Takes a message in; false when it is dropped. Nobody hears of it before [`Self::wake`].
+    /// Takes a message in; false when it is dropped.
     pub(super) fn push(&self, parts: impl IntoIterator<Item = Bytes>) -> bool {
         let taken = self.frame(parts).is_some_and(|slices| self.enqueue(slices));
         if !taken {
@@ -115,42 +112,29 @@ impl Queue {
         true
     }
 
-    /// There is something to write.
-    pub(super) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    /// Moves up to `limit_bytes` (at least one slice) into `out`. False: nothing will come.
-    pub(super) async fn take(&self, out: &mut VecDeque<Bytes>, limit_bytes: usize) -> bool {
-        loop {
-            // Made before the look, so that a push in between wakes it.
-            let woken = self.wake.notified();
-            {
-                let mut state = self.lock();
-                let mut room = limit_bytes;
-                while let Some(slice) = state.slices.pop_front() {
-                    room = room.saturating_sub(slice.len());
-                    out.push_back(slice);
-                    if room == 0 {
-                        break;
-                    }
-                }
-                if !out.is_empty() {
-                    return true;
-                }
-                if state.stage != Stage::Open {
-                    return false;
-                }
-            }
-            woken.await;
+    /// What was taken before, and counted for `written`, has gone out; moves up to `limit_bytes`
+    /// (at least one slice, if there is one) into `out`.
+    pub(super) fn take(&self, written: usize, out: &mut VecDeque<Bytes>, limit_bytes: usize) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(written);
+        let mut room = limit_bytes;
+        while room > 0
+            && let Some(slice) = state.slices.pop_front()
+        {
+            room = room.saturating_sub(slice.len());
+            out.push_back(slice);
         }
     }
 
-    /// What was taken, and counted so much, has been written. Gives whether nothing else waits.
-    pub(super) fn written(&self, weight: usize) -> bool {
-        let mut state = self.lock();
-        state.bytes = state.bytes.saturating_sub(weight);
-        state.slices.is_empty()
+    /// Whether nothing waits, and more may come.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.stage == Stage::Open && state.slices.is_empty()
+    }
+
+    /// Whether no more comes in.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().stage != Stage::Open
     }
 
     /// A connection is there.
@@ -164,17 +148,14 @@ impl Queue {
     /// The connection is gone, and what waited with it.
     pub(super) fn shut(&self) {
         *self.lock() = State::default();
-        self.wake.notify_one();
     }
 
-    /// Nothing more comes in; the writer ends once all is written.
+    /// Nothing more comes in.
     pub(super) fn drain(&self) {
         let mut state = self.lock();
         if state.stage == Stage::Open {
             state.stage = Stage::Draining;
         }
-        drop(state);
-        self.wake.notify_one();
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -202,13 +183,10 @@ pub(super) fn weight<'a>(slices: impl IntoIterator<Item = &'a Bytes>) -> usize {
 mod tests {
     use super::*;
 
-    fn taken(queue: &Queue, limit: usize) -> Option<Vec<Bytes>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
+    fn taken(queue: &Queue, limit: usize) -> Vec<Bytes> {
         let mut out = VecDeque::new();
-        let more = runtime
-            .expect("a runtime")
-            .block_on(queue.take(&mut out, limit));
-        more.then(|| out.into())
+        queue.take(0, &mut out, limit);
+        out.into()
     }
 
     #[test]
@@ -225,7 +203,7 @@ mod tests {
             large.clone(),
         ];
         assert!(queue.push(parts));
-        let slices = taken(&queue, usize::MAX).expect("a message");
+        let slices = taken(&queue, usize::MAX);
         assert_eq!(slices.len(), 4);
         let length = u32::try_from(15 + 2 * COPIED_BYTES_LIMIT).expect("fits");
         assert_eq!(slices[0][..4], length.to_le_bytes());
@@ -234,10 +212,7 @@ mod tests {
         assert_eq!(&slices[2][..], b"smallsmall");
         assert_eq!(slices[3].as_ptr(), large.as_ptr(), "not copied");
         assert!(queue.push([]), "an empty message is one");
-        assert_eq!(
-            taken(&queue, usize::MAX).expect("a message").concat(),
-            [0, 0, 0, 0, 4]
-        );
+        assert_eq!(taken(&queue, usize::MAX).concat(), [0, 0, 0, 0, 4]);
     }
 
     #[test]
@@ -248,11 +223,11 @@ mod tests {
         assert!(queue.push(message()) && queue.push(message()) && queue.push(message()));
         assert!(!queue.push(message()), "beyond the limit");
         assert_eq!(queue.dropped(), 1);
-        let slices = taken(&queue, usize::MAX).expect("messages");
+        let slices = taken(&queue, usize::MAX);
         assert_eq!(queue.bytes(), weight(&slices));
         assert!(!queue.push(message()), "taken is not written");
-        assert!(queue.written(weight(&slices)));
-        assert_eq!(queue.bytes(), 0);
+        queue.take(weight(&slices), &mut VecDeque::new(), 1);
+        assert!(queue.bytes() == 0 && queue.is_idle());
         assert!(queue.push(message()));
         let small = Queue::new(10_000, 3999);
         small.open();
@@ -268,13 +243,13 @@ mod tests {
         assert!(queue.push(message()));
         queue.shut();
         assert_eq!(queue.bytes(), 0);
-        assert_eq!(taken(&queue, usize::MAX), None);
+        assert!(taken(&queue, usize::MAX).is_empty() && queue.is_closed());
         queue.open();
         assert!(queue.push(message()));
         queue.drain();
         assert!(!queue.push(message()), "on its way out");
-        assert!(taken(&queue, usize::MAX).is_some());
-        assert_eq!(taken(&queue, usize::MAX), None);
+        assert_eq!(taken(&queue, usize::MAX).len(), 1);
+        assert!(queue.is_closed() && !queue.is_idle());
         assert_eq!(queue.dropped(), 2);
     }
 }
