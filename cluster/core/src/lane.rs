@@ -39,6 +39,7 @@ mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod transfer;
 mod vacate;
 
@@ -66,6 +67,7 @@ use peers::{FOLLOWER_IDLE_MILLIS, Stalled};
 use run::Out;
 use shared::Shared;
 use store::Store;
+use touched::Touched;
 use transfer::Sending;
 use vacate::Vacating;
 
@@ -149,7 +151,7 @@ pub struct Lane<M: Machine, T> {
     rows: [Replica<Rows, WaitFor<T>>; 2],
     store: Store,
     /// Shards that something happened to since they were last moved.
-    touched: BTreeSet<ShardId>,
+    touched: Touched,
     deadlines: BTreeMap<ShardId, Instant>,
     /// When the replicas that have peers are ticked next.
     next_tick: Option<Instant>,
@@ -485,8 +487,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
 
     /// Moves every shard that something happened to; those that want to go on stay touched.
     fn move_shards(&mut self, now: Now, outputs: &mut Outputs<M::Effect, T>) -> Result<(), Error> {
-        let touched = std::mem::take(&mut self.touched);
-        for shard in touched {
+        let turn = self.touched.begin_turn();
+        for &shard in &turn {
             let more = self.move_shard(shard, now, outputs);
             let more = more.map_err(|cause| Error::Malformed { shard, cause })?;
             if more {
@@ -508,6 +510,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
                 None => self.deadlines.remove(&shard),
             };
         }
+        self.touched.end_turn(turn);
         Ok(())
     }
 

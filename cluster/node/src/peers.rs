@@ -37,8 +37,8 @@ const INTAKE_BYTES_LIMIT: usize = 16 << 20;
 /// A lane's way to other nodes.
 pub(crate) struct Peers {
     outbox: Mutex<Vec<Envelope>>,
-    /// Held by who sends.
-    sending: Mutex<()>,
+    /// Held by who sends; empty room otherwise.
+    sending: Mutex<Vec<Envelope>>,
     links: OnceLock<Links>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) directory: watch::Sender<Arc<Directory>>,
@@ -74,10 +74,10 @@ impl Peers {
         self.links.set(links).is_ok()
     }
 
-    /// Takes what is for other nodes, under the lane's lock; [`Self::send`] sends it.
-    pub(crate) fn post(&self, mut mail: Vec<Envelope>) {
+    /// Takes all that is for other nodes, under the lane's lock; [`Self::send`] sends it.
+    pub(crate) fn post(&self, mail: &mut Vec<Envelope>) {
         if !mail.is_empty() {
-            lock(&self.outbox).append(&mut mail);
+            lock(&self.outbox).append(mail);
         }
     }
 
@@ -124,16 +124,18 @@ impl Peers {
         // Whoever finds another thread at it leaves the rest to that one, which looks again after
         // it has let go.
         while !lock(&self.outbox).is_empty() {
-            let _turn = match self.sending.try_lock() {
+            let mut turn = match self.sending.try_lock() {
                 Ok(turn) => turn,
                 Err(TryLockError::WouldBlock) => return,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             };
-            let envelopes = std::mem::take(&mut *lock(&self.outbox));
+            // What a panic left behind is dropped, as what is sent while there are no links.
+            turn.clear();
+            std::mem::swap(&mut *turn, &mut *lock(&self.outbox));
             let Some(links) = self.links.get() else {
                 continue;
             };
-            let messages = envelopes.into_iter();
+            let messages = turn.drain(..);
             links.send_all(
                 messages.map(|Envelope { to, class, parts }| (to, class_of(class), parts)),
             );

@@ -29,6 +29,8 @@ use crate::sink::Sink;
 const TURNS_IN_PLACE: u32 = 4;
 /// Free disk space is looked at this often, while there is anything to do.
 const FREE_DISK_EVERY_MILLIS: u64 = 1000;
+/// Inputs that room is kept for.
+const INPUTS_KEPT: usize = 1024;
 /// Exit code of a process whose log failed.
 const EXIT_FAILED: i32 = 3;
 
@@ -268,6 +270,9 @@ where
     fn turn(&self, driver: &mut Driver<M, T>) -> bool {
         let now = self.clock.now();
         if driver.inputs.is_empty() {
+            if driver.inputs.capacity() > INPUTS_KEPT {
+                driver.inputs = VecDeque::new();
+            }
             let mut inbox = self.inbox();
             std::mem::swap(&mut driver.inputs, &mut *inbox);
             self.peers.intake.taken();
@@ -293,15 +298,17 @@ where
             disk.submit(&mut driver.ops);
         }
         if !driver.outputs.is_empty() {
-            let mail = std::mem::take(&mut driver.outputs.mail);
+            let mut mail = std::mem::take(&mut driver.outputs.mail);
             let hosted = self.peers.take(self.node, &mut driver.outputs);
             // Before what was left over: when the lane takes what others say of rows, all that
             // follows from those has been asked.
-            let left = std::mem::replace(&mut driver.inputs, hosted.into_iter().collect());
+            let left: Vec<_> = driver.inputs.drain(..).collect();
+            driver.inputs.extend(hosted);
             self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
             driver.inputs.extend(left);
             // It may say that this node acts on what the sink has just taken.
-            self.peers.post(mail);
+            self.peers.post(&mut mail);
+            driver.outputs.mail = mail;
         }
         let fresh_until = driver.lane.fresh_until().0;
         self.fresh_until.store(fresh_until, Ordering::Release);

@@ -73,7 +73,7 @@ impl<'a, 'e> Turn<'a, 'e> {
 pub(super) struct Login {
     pub(super) actor: Actor,
     pub(super) mechanism: &'static str,
-    pub(super) client_properties: FieldTable,
+    pub(super) client_properties: Arc<FieldTable>,
     pub(super) impersonator: bool,
 }
 

@@ -41,6 +41,9 @@ const CAPABILITIES: [&str; 9] = [
     "direct_reply_to",
 ];
 
+/// More than `connection.start` has beside its properties.
+const START_BYTES: usize = 128;
+
 /// What is only needed until the connection is open.
 pub(super) struct Handshake {
     pub(super) deadline: Instant,
@@ -255,7 +258,7 @@ impl Session {
         self.common.login = Some(Box::new(Login {
             actor,
             mechanism: handshake.mechanism,
-            client_properties: std::mem::take(&mut handshake.client_properties),
+            client_properties: Arc::new(std::mem::take(&mut handshake.client_properties)),
             impersonator,
         }));
         self.phase = Phase::Open;
@@ -284,7 +287,9 @@ fn write_start(common: &mut Common) {
         mechanisms: LongStr::from(Mechanism::OFFERED),
         locales: LongStr::from("en_US"),
     };
-    start.encode_frame(0, common.out());
+    let out = common.out();
+    out.reserve(properties.len() + START_BYTES);
+    start.encode_frame(0, out);
 }
 
 fn server_properties(options: &SessionOptions) -> FieldTable {

@@ -33,7 +33,7 @@ pub struct SessionInfo {
     pub user: Arc<str>,
     pub vhost: Arc<str>,
     pub mechanism: &'static str,
-    pub client_properties: FieldTable,
+    pub client_properties: Arc<FieldTable>,
     pub frame_max: u32,
     pub channel_max: u16,
     /// Seconds; 0 is off.
@@ -79,7 +79,9 @@ impl Session {
             user: login.map_or_else(|| Arc::from(""), |l| l.actor.user.clone()),
             vhost: login.map_or_else(|| Arc::from(""), |l| l.actor.vhost.clone()),
             mechanism: login.map_or("", |l| l.mechanism),
-            client_properties: login.map_or_else(FieldTable::new, |l| l.client_properties.clone()),
+            client_properties: login
+                .map(|l| Arc::clone(&l.client_properties))
+                .unwrap_or_default(),
             frame_max: common.frame_max,
             channel_max: common.channel_max,
             heartbeat: self.heartbeat.seconds(),

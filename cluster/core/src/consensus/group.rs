@@ -470,7 +470,11 @@ impl Group {
         }
         while self.held.front().is_some_and(|(held, _)| *held <= number) {
             let (_, messages) = self.held.pop_front().expect("looked at above");
-            self.free.extend(messages);
+            if self.free.is_empty() {
+                self.free = messages;
+            } else {
+                self.free.extend(messages);
+            }
         }
     }
 

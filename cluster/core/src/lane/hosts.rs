@@ -222,7 +222,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
             .done
             .extend(refused.map(|ticket| (ticket, Outcome::Refused)));
         let shard = ShardId::queues_of(node);
-        self.touched.remove(&shard);
+        self.touched.remove(shard);
         self.deadlines.remove(&shard);
     }
 

@@ -1,9 +1,8 @@
 //! A lane among other nodes: envelopes, ticks, who leads, where replicas are.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
+use super::touched::Touched;
 use super::{Error, Lane, NEVER, committed_of, queue_at, rows_at};
 use crate::consensus::{
     BEAT_MILLIS, IDLE_BEAT_MILLIS, MemberChange, Members, TICK_MILLIS, TICK_MILLIS_MIN,
@@ -466,7 +465,7 @@ struct Tick<'a> {
     ticks: u64,
     unfit: bool,
     now: Instant,
-    touched: &'a mut BTreeSet<ShardId>,
+    touched: &'a mut Touched,
     /// Nobody expects anything of the next one.
     quiet: bool,
 }
@@ -501,7 +500,7 @@ fn beat<M: Machine, T: Copy>(
     replica: &mut Replica<M, T>,
     idle: bool,
     now: Instant,
-    touched: &mut BTreeSet<ShardId>,
+    touched: &mut Touched,
 ) {
     if replica.consensus().leads().is_some() {
         replica.consensus_mut().beat(now, idle);

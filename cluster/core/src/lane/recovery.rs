@@ -14,6 +14,7 @@ use super::fresh::Fresh;
 use super::hosts::Hosts;
 use super::shared::Shared;
 use super::store::Store;
+use super::touched::Touched;
 use super::{Course, Error, Lane, Options, rows_at};
 use crate::batch::Batch;
 use crate::checkpoint::Header;
@@ -115,7 +116,7 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let open = open.chain(rows.iter().filter_map(Replica::open_until));
         let open: BTreeMap<_, _> = open.collect();
         open.keys().for_each(|shard| log.hold_checkpoint(*shard));
-        let mut touched: BTreeSet<_> = queues.iter().map(Replica::shard).collect();
+        let mut touched: Touched = queues.iter().map(Replica::shard).collect();
         touched.extend(rows.iter().map(Replica::shard));
         Ok(Self {
             rows,

@@ -129,6 +129,7 @@ impl Mail {
         if beat == Beat::All {
             // Nobody has anything for a node that is gone: no room is kept for that.
             self.waiting.retain(|_, waiting| !waiting.parts.is_empty());
+            self.open.retain(|_, parts| !parts.is_empty());
         }
         if beat != Beat::None {
             for (to, waiting) in &mut self.waiting {
@@ -144,7 +145,7 @@ impl Mail {
             }
         }
         out.append(&mut self.full);
-        for ((to, class), mut parts) in std::mem::take(&mut self.open) {
+        for (&(to, class), parts) in &mut self.open {
             if parts.is_empty() {
                 continue;
             }
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(take(&mut mail, Beat::All), [(NodeId(2), one)]);
         assert_eq!(take(&mut mail, Beat::All), []);
         assert!(
-            mail.waiting.is_empty(),
+            mail.waiting.is_empty() && mail.open.is_empty(),
             "nothing is kept for who is told nothing"
         );
         // Only what waited for the beat is patient.

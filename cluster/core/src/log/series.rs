@@ -166,6 +166,9 @@ impl Series {
         self.open_batch();
         let at = self.at();
         let batch = self.batches.back_mut().expect("a batch is open");
+        if payload.len() <= GATHER_BYTES {
+            batch.gather.reserve(record::size(length) as usize);
+        }
         record::encode_head(at, head, payload, &mut batch.gather);
         if payload.len() <= GATHER_BYTES {
             batch.gather.extend_from_slice(payload);
@@ -235,11 +238,13 @@ impl Series {
         if open {
             return;
         }
+        let mut buffers = Vec::with_capacity(4);
+        buffers.push(Bytes::new());
         self.batches.push_back(Batch {
             start: self.tail,
             end: self.tail,
             // The mark's place, filled when the batch is handed out.
-            buffers: vec![Bytes::new()],
+            buffers,
             gather: BytesMut::new(),
             records: 0,
         });
@@ -356,7 +361,7 @@ impl Series {
             segment: self.id(start.number()),
             offset: start.offset(),
         };
-        let mut front = BytesMut::new();
+        let mut front = BytesMut::with_capacity((SEGMENT_HEAD_BYTES + HEAD_BYTES) as usize);
         let mut offset = start.offset();
         if offset == SEGMENT_HEAD_BYTES {
             front.extend_from_slice(&record::encode_segment_head(self.log, at.segment));

@@ -28,6 +28,8 @@ pub(super) const WHOLE: u8 = 2;
 
 /// Bytes of rows in a piece, but for a single larger row.
 const PIECE_BYTES: usize = 32 << 10;
+/// Room that a piece begins with.
+const FEW_BYTES: usize = 512;
 /// Pieces on their way.
 const PIECES_MAX: usize = 16;
 /// Changes that wait; with more of them all rows are sent anew.
@@ -158,7 +160,7 @@ impl Feed {
             return Some(bytes);
         }
         let mut version = self.changes.front()?.version;
-        let mut rows = BytesMut::new();
+        let mut rows = BytesMut::with_capacity(FEW_BYTES);
         while rows.len() < PIECE_BYTES
             && let Some(change) = self.changes.pop_front()
         {
@@ -185,7 +187,7 @@ impl Walk {
             .after
             .as_ref()
             .map_or(Bound::Unbounded, Bound::Excluded);
-        let mut out = BytesMut::new();
+        let mut out = BytesMut::with_capacity(FEW_BYTES);
         let mut last = None;
         let mut ended = true;
         for row in self.rows.range::<_, RowKey>((from, Bound::Unbounded)) {

@@ -98,8 +98,10 @@ impl Mirror {
                     .get(&change.row)
                     .map_or(0, |it| size(&change.row, it));
                 self.rows.remove(&change.row);
-                changes.push(change.clone());
-                self.bytes += put(&mut self.rows, change);
+                if change.value.is_some() {
+                    self.bytes += put(&mut self.rows, change.clone());
+                }
+                changes.push(change);
             }
         }
         if flags & WHOLE != 0 {

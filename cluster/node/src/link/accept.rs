@@ -223,7 +223,7 @@ async fn read(
         if let Some(room) = shared.events.room(from, class) {
             room.await;
         }
-        let (kind, payload) = frame::read(stream, limit).await?;
+        let (kind, payload) = frame::read_buffered(stream, limit).await?;
         if kind != Kind::Message {
             let (found, wanted) = (kind, "a message");
             return Err(Fault::Unexpected { found, wanted });

@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _};
 use warren_cluster_core::ids::NodeId;
 
 use super::Class;
@@ -101,6 +101,24 @@ pub(super) async fn read(
     let head = Head::decode(head, limit)?;
     let payload = read_payload(reader, head.bytes as usize).await;
     Ok((head.kind, payload.map_err(Fault::Io)?))
+}
+
+/// As [`read`]; at once where the whole frame is there.
+pub(super) async fn read_buffered(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    limit: u32,
+) -> Result<(Kind, Bytes), Fault> {
+    let there = reader.fill_buf().await.map_err(Fault::Io)?;
+    if let Some((head, rest)) = there.split_first_chunk() {
+        let head = Head::decode(*head, limit)?;
+        let bytes = head.bytes as usize;
+        if let Some(payload) = rest.get(..bytes) {
+            let payload = Bytes::copy_from_slice(payload);
+            reader.consume(HEAD_BYTES + bytes);
+            return Ok((head.kind, payload));
+        }
+    }
+    read(reader, limit).await
 }
 
 async fn read_payload(reader: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Bytes> {
@@ -228,12 +246,23 @@ mod tests {
         }
     }
 
-    /// What a reader makes of some bytes.
-    fn read_all(mut bytes: &[u8], limit: u32) -> Result<(Kind, Bytes), Fault> {
+    /// What readers make of some bytes, however many of them a buffer holds.
+    fn read_all(bytes: &[u8], limit: u32) -> Result<(Kind, Bytes), Fault> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime
-            .expect("a runtime")
-            .block_on(read(&mut bytes, limit))
+        runtime.expect("a runtime").block_on(async {
+            let plain = read(&mut &*bytes, limit).await;
+            for room in [1, HEAD_BYTES, HEAD_BYTES + 3, 4096] {
+                let mut reader = tokio::io::BufReader::with_capacity(room, bytes);
+                let buffered = read_buffered(&mut reader, limit).await;
+                assert_eq!(format!("{buffered:?}"), format!("{plain:?}"), "{room}");
+                if let Ok((_, payload)) = &buffered {
+                    let mut rest = Vec::new();
+                    reader.read_to_end(&mut rest).await.expect("reads");
+                    assert_eq!(rest, bytes[HEAD_BYTES + payload.len()..], "{room}");
+                }
+            }
+            plain
+        })
     }
 
     #[test]
