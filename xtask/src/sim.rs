@@ -33,6 +33,7 @@ const BREAKS: &[(&str, bool)] = &[
     ("stale_definitions", true),
     ("wrong_clock", true),
     ("names_not_asked_for", true),
+    ("waiting_spins", true),
 ];
 /// Tells this program that it stands in for the compiler, and what it breaks.
 const BREAK_VARIABLE: &str = "WARREN_BREAK";

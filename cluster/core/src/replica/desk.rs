@@ -420,6 +420,9 @@ impl<M: Machine, T: Copy> Replica<M, T> {
         if self.booth.waiting.is_empty() {
             return false;
         }
+        if cfg!(warren_break = "waiting_spins") {
+            return true;
+        }
         // What waits for a leader, or for the shard to know this node, waits for others.
         let leader = self.within_reach();
         leader.is_some_and(|(_, node)| self.is_known(node == here) || self.origin.want_open())
