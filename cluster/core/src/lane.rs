@@ -303,6 +303,12 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         self.queues.iter().all(led) && self.rows.iter().all(led)
     }
 
+    /// Whether the next steps write pieces of a checkpoint: work that nothing else shows.
+    #[must_use]
+    pub fn writes_checkpoint(&self) -> bool {
+        self.store.log.checkpoint_shard().is_some() && self.store.log.checkpoint_is_hungry()
+    }
+
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.store.figures()

@@ -130,9 +130,9 @@ impl Nodes for Running<'_> {
     }
 }
 
-/// A lane that waits for its disk or for other nodes sleeps. One that keeps up what it has in small
-/// pieces may have so many turns without anything to show.
-const IDLE_TURNS_MAX: u32 = 32;
+/// A lane that waits for its disk or for other nodes sleeps: it has no more turns in a row than
+/// these of which nothing comes, but for pieces of a checkpoint.
+const IDLE_TURNS_MAX: u32 = 8;
 
 impl Cluster {
     fn new(seed: u64, trace: Trace) -> Self {

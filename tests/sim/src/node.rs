@@ -243,7 +243,8 @@ impl Node {
         let (inputs, outputs) = (&mut self.inputs, &mut self.outputs);
         let brought = !inputs.is_empty();
         self.wants_step = self.lane.step(now, inputs, outputs, &mut ops)?;
-        let idle = !brought && ops.is_empty() && outputs.is_empty() && self.wants_step;
+        let comes = !ops.is_empty() || !outputs.is_empty() || self.lane.writes_checkpoint();
+        let idle = !brought && !comes && self.wants_step;
         self.idle_turns = if idle { self.idle_turns + 1 } else { 0 };
         for op in ops {
             trace.detail(|| describe(&op));

@@ -13,8 +13,8 @@ use warren_cluster_core::rows::{Change, RowKey, Version};
 
 use super::table::{Table, Target};
 use super::{
-    Binding, ByKey, Exchange, Grants, HashedName, Indexes, Map, Permission, Queue, QueueByName,
-    Seed, SourceKey, TopicPermission, Topology, User, Vhost,
+    Binding, ByKey, Dangling, Exchange, Grants, HashedName, Indexes, Map, Permission, Queue,
+    QueueByName, Seed, SourceKey, TopicPermission, Topology, User, Vhost,
 };
 use crate::auth::access::Pattern;
 use crate::definitions::{
@@ -154,6 +154,7 @@ impl Topology {
             (None, Some(row)) => {
                 let vhost = Arc::new(Vhost::new(name, row, step));
                 self.vhosts.insert(vhost.name.clone(), vhost);
+                return self.take_early(step);
             }
             (Some(_), None) => {
                 if let Some(vhost) = self.vhosts.remove(name) {
@@ -161,6 +162,37 @@ impl Topology {
                 }
             }
             (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Nodes' own rows of a vhost that has just come, which came before it.
+    fn take_early(&mut self, vhost: &Step<'_>) -> Result<(), RowError> {
+        // Rows of a vhost begin with its name, as its own does.
+        let name = &vhost.change.row.key;
+        for kind in [kind::EXCHANGE, kind::QUEUE, kind::BINDING] {
+            let first = RowKey {
+                kind,
+                key: name.clone(),
+            };
+            let rows = self.indexes.dangling.range(first..);
+            let rows = rows.take_while(|(row, _)| row.kind == kind && row.key.starts_with(name));
+            let early = rows.filter_map(|(row, it)| {
+                let value = it.early.clone()?;
+                Some(Change {
+                    row: row.clone(),
+                    value: Some(value),
+                    version: it.version,
+                })
+            });
+            for change in early.collect::<Vec<_>>() {
+                self.indexes.dangling.remove(&change.row);
+                self.apply_row(&Step {
+                    store: Store::Local,
+                    change: &change,
+                    ..*vhost
+                })?;
+            }
         }
         Ok(())
     }
@@ -541,14 +573,33 @@ impl Indexes {
         }
     }
 
+    /// A row of a vhost that is not there.
     fn dangle(&mut self, row: &RowKey, step: &Step<'_>) {
-        let place = (step.store, step.change.version);
-        self.dangling.insert(row.clone(), place);
+        let early = match step.store {
+            Store::Local => step.change.value.clone(),
+            // It comes after its vhost: that is gone.
+            Store::Replicated => None,
+        };
+        let it = Dangling {
+            store: step.store,
+            version: step.change.version,
+            early,
+        };
+        self.dangling.insert(row.clone(), it);
+    }
+
+    /// A row that is kept where its other end or its vhost was, or went with that.
+    fn dangle_known(&mut self, row: RowKey, store: Store, version: Version) {
+        let it = Dangling {
+            store,
+            version,
+            early: None,
+        };
+        self.dangling.insert(row, it);
     }
 
     fn dangle_binding(&mut self, binding: &Binding) {
-        let place = (binding.store, binding.version);
-        self.dangling.insert(binding.row_key(), place);
+        self.dangle_known(binding.row_key(), binding.store, binding.version);
     }
 
     /// The row means something now, or is gone.
@@ -556,7 +607,7 @@ impl Indexes {
         if self.dangling.is_empty() {
             return;
         }
-        if self.dangling.get(row).is_some_and(|place| place.0 == store) {
+        if self.dangling.get(row).is_some_and(|it| it.store == store) {
             self.dangling.remove(row);
         }
     }
@@ -569,8 +620,7 @@ impl Indexes {
                 vhost: &vhost.name,
                 name: &queue.name,
             };
-            let place = (queue.store, queue.version);
-            self.dangling.insert(key.encode(), place);
+            self.dangle_known(key.encode(), queue.store, queue.version);
         }
         for exchange in vhost.exchanges.values() {
             if exchange.is_predeclared() {
@@ -580,8 +630,7 @@ impl Indexes {
                 vhost: &vhost.name,
                 name: &exchange.name,
             };
-            let place = (exchange.store, exchange.version);
-            self.dangling.insert(key.encode(), place);
+            self.dangle_known(key.encode(), exchange.store, exchange.version);
         }
         for binding in vhost.bindings() {
             self.dangle_binding(binding);

@@ -73,13 +73,23 @@ pub struct Topology {
     indexes: Indexes,
 }
 
+/// A row that means nothing here.
+#[derive(Clone)]
+struct Dangling {
+    store: Store,
+    version: Version,
+    /// Of a node's own row whose vhost is not known yet: the definitions and what each node has of
+    /// its own come on ways of their own, in any order.
+    early: Option<Bytes>,
+}
+
 /// What is found without a vhost's name.
 #[derive(Clone)]
 struct Indexes {
     queues: OrdMap<QueueId, Arc<Queue>>,
     owned: OrdSet<(SessionId, QueueId)>,
     tombstones: OrdMap<QueueId, Tombstone>,
-    dangling: OrdMap<RowKey, (Store, Version)>,
+    dangling: OrdMap<RowKey, Dangling>,
     lives: OrdMap<NodeId, (Version, LifeRow)>,
 }
 
@@ -376,7 +386,7 @@ impl Topology {
     /// deleted on condition that they are unchanged.
     pub fn dangling(&self) -> impl Iterator<Item = (Store, &RowKey, Version)> {
         let rows = self.indexes.dangling.iter();
-        rows.map(|(row, &(store, version))| (store, row, version))
+        rows.map(|(row, it)| (it.store, row, it.version))
     }
 }
 

@@ -81,6 +81,36 @@ fn bindings_are_found_from_both_ends() {
     assert_eq!(vhost.bindings().count(), 5);
 }
 
+/// A node that joins, or is slow, may hear of other nodes' own rows before their vhost.
+#[test]
+fn nodes_own_rows_wait_for_their_vhost() {
+    let mut world = World::empty();
+    world.put_vhost("/other");
+    world.bind(Store::Local, &bound("x", "q", "k"), true);
+    world.queue(Store::Local, "q", true);
+    world.queue(Store::Local, "gone", true);
+    world.queue(Store::Local, "gone", false);
+    let row = exchange_row(ExchangeKind::Direct, None);
+    world.exchange(Store::Local, "x", Some(&row));
+    // The definitions are in order: what comes without its vhost comes after it.
+    world.queue(Store::Replicated, "late", true);
+    assert_eq!(world.topology.dangling().count(), 4);
+    assert_eq!(world.topology.queues().count(), 0);
+    world.put_vhost("/");
+    let vhost = world.topology.vhost("/").expect("it is there");
+    assert!(vhost.queue(b"q").is_some());
+    assert!(vhost.queue(b"gone").is_none() && vhost.queue(b"late").is_none());
+    let routed = world.route("x", "k", &FieldTable::new());
+    assert_eq!(routed.expect("routes"), ["q"]);
+    assert_eq!(world.topology.dangling().count(), 1);
+    // What a vhost had does not come back with another one of its name.
+    world.change(Store::Replicated, VhostKey { name: "/" }.encode(), None);
+    assert_eq!(world.topology.dangling().count(), 4);
+    world.put_vhost("/");
+    assert_eq!(world.topology.queues().count(), 0);
+    assert_eq!(world.topology.dangling().count(), 4);
+}
+
 #[test]
 fn dangling_rows_are_listed_until_they_mean_something() {
     let mut world = World::new();
