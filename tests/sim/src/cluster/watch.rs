@@ -14,8 +14,10 @@ const RULED_OUT_MICROS: u64 = 1_900_000;
 const SOON_MILLIS: u64 = 300;
 /// Whoever ruled it out has heard of it again by then.
 const HEARD_MICROS: u64 = 8_000_000;
-/// Nodes that stood still, or had no way to each other, have heard of each other again by then.
-const CALM_AFTER_MICROS: u64 = 1_200_000;
+/// Nodes that stood still, or had no way to each other, have heard of each other again by then: a
+/// word that is due every 500 ms, at a tick, leaves with the next beat of all, 600 ms later at the
+/// most, and is on its way for a while.
+const CALM_AFTER_MICROS: u64 = 1_500_000;
 /// Steps between two looks at what shards are, and at whose acknowledgements are certain.
 const STATES_STEPS: u64 = 400;
 const DOUBT_STEPS: u64 = 16;
