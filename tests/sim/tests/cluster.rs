@@ -68,3 +68,18 @@ fn a_leader_that_is_removed_steps_down() {
 fn a_node_that_may_have_a_shard_keeps_the_definitions() {
     check(75);
 }
+
+/// A node that had just joined heard of another one's queues before their vhost, and never knew
+/// them.
+#[test]
+fn rows_of_a_vhost_may_come_before_it() {
+    check(800_536);
+}
+
+/// A leader had lost the body of a message that was settled, and no longer knew that it was: it
+/// looked for it for ever for a follower that needed a checkpoint, without which nothing could be
+/// agreed on.
+#[test]
+fn a_body_that_is_nowhere_is_not_waited_for() {
+    check(800_712);
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Lane, queue_at, rows_at};
 use crate::consensus::SnapshotOf;
-use crate::ids::{Index, Instant, NodeId, ReplicaId, ShardId};
+use crate::ids::{Index, Instant, NodeId, ReplicaId, SegmentId, ShardId};
 use crate::link::{About, BodyOf, Parcel, Transfer};
 use crate::machine::{Bodies, LiveRef, Machine};
 use crate::replica::Replica;
@@ -299,6 +299,9 @@ impl Request {
             let found = match live.first() {
                 // It was settled since the checkpoint: what comes after it says so.
                 None => None,
+                // The same, before this process: the entry is in the log, and not known to be
+                // committed any more. Who waited for the body here would wait for ever.
+                Some(LiveRef { place, .. }) if place.segment == SegmentId::NOWHERE => None,
                 Some(LiveRef { place, len, .. }) => {
                     let Some(bytes) = bodies.get(*place, *len) else {
                         bodies.want(wanted.key, *place, *len);
