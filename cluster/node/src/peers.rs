@@ -129,16 +129,13 @@ impl Peers {
                 Err(TryLockError::WouldBlock) => return,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             };
-            // What a panic left behind is dropped, as what is sent while there are no links.
-            turn.clear();
             std::mem::swap(&mut *turn, &mut *lock(&self.outbox));
-            let Some(links) = self.links.get() else {
-                continue;
-            };
             let messages = turn.drain(..);
-            links.send_all(
-                messages.map(|Envelope { to, class, parts }| (to, class_of(class), parts)),
-            );
+            if let Some(links) = self.links.get() {
+                links.send_all(
+                    messages.map(|Envelope { to, class, parts }| (to, class_of(class), parts)),
+                );
+            }
         }
     }
 }

@@ -300,12 +300,13 @@ where
         if !driver.outputs.is_empty() {
             let mut mail = std::mem::take(&mut driver.outputs.mail);
             let hosted = self.peers.take(self.node, &mut driver.outputs);
+            let mut follow_ups = VecDeque::from(hosted);
+            self.sink.outputs(&mut driver.outputs, &mut follow_ups);
             // Before what was left over: when the lane takes what others say of rows, all that
             // follows from those has been asked.
-            let left: Vec<_> = driver.inputs.drain(..).collect();
-            driver.inputs.extend(hosted);
-            self.sink.outputs(&mut driver.outputs, &mut driver.inputs);
-            driver.inputs.extend(left);
+            while let Some(input) = follow_ups.pop_back() {
+                driver.inputs.push_front(input);
+            }
             // It may say that this node acts on what the sink has just taken.
             self.peers.post(&mut mail);
             driver.outputs.mail = mail;

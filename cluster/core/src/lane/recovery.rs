@@ -116,7 +116,8 @@ impl<M: Machine, T: Copy> Lane<M, T> {
         let open = open.chain(rows.iter().filter_map(Replica::open_until));
         let open: BTreeMap<_, _> = open.collect();
         open.keys().for_each(|shard| log.hold_checkpoint(*shard));
-        let mut touched: Touched = queues.iter().map(Replica::shard).collect();
+        let mut touched = Touched::default();
+        touched.extend(queues.iter().map(Replica::shard));
         touched.extend(rows.iter().map(Replica::shard));
         Ok(Self {
             rows,

@@ -47,21 +47,14 @@ impl Extend<ShardId> for Touched {
     }
 }
 
-impl FromIterator<ShardId> for Touched {
-    fn from_iter<I: IntoIterator<Item = ShardId>>(shards: I) -> Self {
-        let mut touched = Self::default();
-        touched.extend(shards);
-        touched
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_is_moved_once_and_in_order() {
-        let mut touched: Touched = [5, 1, 5, 3, 1].map(ShardId).into_iter().collect();
+        let mut touched = Touched::default();
+        touched.extend([5, 1, 5, 3, 1].map(ShardId));
         touched.remove(ShardId(3));
         touched.remove(ShardId(4));
         let turn = touched.begin_turn();

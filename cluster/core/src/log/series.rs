@@ -166,11 +166,12 @@ impl Series {
         self.open_batch();
         let at = self.at();
         let batch = self.batches.back_mut().expect("a batch is open");
-        if payload.len() <= GATHER_BYTES {
+        let gathers = payload.len() <= GATHER_BYTES;
+        if gathers {
             batch.gather.reserve(record::size(length) as usize);
         }
         record::encode_head(at, head, payload, &mut batch.gather);
-        if payload.len() <= GATHER_BYTES {
+        if gathers {
             batch.gather.extend_from_slice(payload);
         } else {
             batch.buffers.push(batch.gather.split().freeze());
