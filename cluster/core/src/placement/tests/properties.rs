@@ -66,6 +66,19 @@ fn happen(toy: &mut Toy, event: Event, zones: u8) {
     }
 }
 
+fn make_well(toy: &mut Toy) {
+    for id in toy
+        .cluster
+        .nodes
+        .iter()
+        .map(|node| node.id)
+        .collect::<Vec<_>>()
+    {
+        toy.revive(id);
+        toy.set(id, NodeState::Active);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -86,10 +99,7 @@ proptest! {
         let changes = toy.plan().changes;
         prop_assert!(changes.is_empty(), "{changes:?}");
         // All are well again.
-        for id in toy.cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
-            toy.revive(id);
-            toy.set(id, NodeState::Active);
-        }
+        make_well(&mut toy);
         toy.settle();
         toy.check_rest();
         prop_assert!(toy.plan().is_empty());
@@ -132,4 +142,79 @@ proptest! {
             prop_assert!(most <= fair, "shard {}: {most} in one zone", shard.id);
         }
     }
+}
+
+/// The only voter of a shard that was to be copied dies: its copies stand still, and others go on.
+#[test]
+fn copies_that_nobody_makes_hold_up_no_others() {
+    let mut toy = Toy::new(3, "a");
+    toy.options.copying_max = 1;
+    let events = [
+        Event::Add(0),
+        Event::Add(0),
+        Event::Add(0),
+        Event::State(0, NodeState::Leaving),
+        Event::Turns(9),
+        Event::Kill(0),
+        Event::Add(0),
+        Event::Add(0),
+    ];
+    for event in events {
+        happen(&mut toy, event, 1);
+    }
+    toy.settle();
+    toy.check_rest();
+}
+
+/// Two of three leave and one comes: a row that was right before that one came is carried out.
+#[test]
+fn a_row_is_carried_out_though_more_nodes_have_come() {
+    let mut toy = Toy::new(4, "a");
+    toy.options.copying_max = 1;
+    let events = [
+        Event::Add(0),
+        Event::Add(0),
+        Event::Turns(10),
+        Event::State(1, NodeState::Leaving),
+        Event::Add(0),
+        Event::State(2, NodeState::Leaving),
+        Event::Turns(5),
+        Event::Add(0),
+    ];
+    for event in events {
+        happen(&mut toy, event, 1);
+    }
+    toy.settle();
+    toy.check_rest();
+}
+
+/// Five of seven vote, then three are gone and two leave; then all are back before the votes that
+/// were to be fewer are.
+#[test]
+fn a_row_for_few_is_carried_out_though_the_others_are_back() {
+    let mut toy = Toy::new(1, "a");
+    toy.options.copying_max = 1;
+    let events = [
+        Event::Add(0),
+        Event::Add(0),
+        Event::Add(0),
+        Event::Add(0),
+        Event::Turns(6),
+        Event::Kill(4),
+        Event::Kill(0),
+        Event::State(2, NodeState::Leaving),
+        Event::Add(0),
+        Event::Add(0),
+        Event::Delay,
+        Event::Kill(5),
+        Event::State(1, NodeState::Leaving),
+    ];
+    for event in events {
+        happen(&mut toy, event, 1);
+    }
+    toy.settle();
+    toy.check_rest();
+    make_well(&mut toy);
+    toy.settle();
+    toy.check_rest();
 }

@@ -11,7 +11,7 @@ use crate::ids::{Index, NodeId, ReplicaId, ShardId, Term, Time};
 use crate::lane::ShardStatus;
 use crate::members::steps::{self, Step};
 use crate::members::{self, Directory, Founding, Replicas};
-use crate::placement::{Cluster, Known, Layout, Options, Shard, cluster, layout};
+use crate::placement::{Change, Cluster, Known, Layout, Options, Shard, cluster, layout};
 use crate::rows::{Committed, Rows, Transaction};
 
 const COMMITTED: Index = Index(1_000_000);
@@ -220,6 +220,7 @@ impl Toy {
         let copying = self.copying();
         let wanted = plan.changes.iter();
         let wanted = wanted.map(|change| (change.shard, change.wanted.clone()));
+        plan.changes.iter().for_each(|it| self.check_row(it));
         if let Some(transaction) = self.directory.assign(&wanted.collect(), usize::MAX) {
             assert!(self.transact(&transaction));
             self.take_new_rows();
@@ -252,14 +253,19 @@ impl Toy {
         self.present = now;
     }
 
+    /// Copies of queues on their way. What nobody leads, nobody copies.
     fn copying(&self) -> usize {
-        let ids = self.behind.keys();
-        let queues = ids.filter(|id| {
-            let rows = self.directory.replicas.iter();
-            let mut rows = rows.filter(|(shard, _)| **shard != ShardId::DEFINITIONS);
-            rows.any(|(_, row)| row.value.all().any(|it| it == **id))
-        });
-        queues.filter(|id| self.is_alive(id.node())).count()
+        let rows = self.directory.replicas.iter();
+        let rows =
+            rows.filter(|(shard, _)| **shard != ShardId::DEFINITIONS && self.is_led(**shard));
+        let ids: BTreeSet<ReplicaId> = rows.flat_map(|(_, row)| row.value.all()).collect();
+        let behind = self.behind.keys().filter(|id| ids.contains(id));
+        behind.filter(|id| self.is_alive(id.node())).count()
+    }
+
+    /// Somebody leads the shard, and is heard of.
+    fn is_led(&self, shard: ShardId) -> bool {
+        self.known.shards[&shard].leader.is_some() && !self.unheard.contains(&shard)
     }
 
     /// The next step of every shard.
@@ -270,7 +276,7 @@ impl Toy {
             .known
             .shards
             .values()
-            .filter(|status| status.leader.is_some() && !self.unheard.contains(&status.shard))
+            .filter(|status| self.is_led(status.shard))
             .cloned()
             .collect();
         let steps = steps::all(&self.directory.replicas, &led, &alive, usize::MAX);
@@ -322,14 +328,28 @@ impl Toy {
 
     /// How many more of its nodes a shard can lose.
     fn spare(&self, members: &Members) -> Option<usize> {
-        spare(&self.directory, &self.known, members)
+        let voters = members.voters.iter().map(|id| id.node());
+        spare(&self.directory, &self.known, voters)
     }
 
+    /// With the votes of a row a shard can lose no fewer nodes than with those that it has, or the
+    /// cluster has no room for more.
+    fn check_row(&self, change: &Change) {
+        let members = &self.known.shards[&change.shard].members;
+        let voters = change.wanted.voters.iter().copied();
+        let after = spare(&self.directory, &self.known, voters);
+        let most = change.wanted.voters.len() == self.voters_wanted(change.shard);
+        let is_safe = after >= self.spare(members) || (most && after.is_some());
+        assert!(is_safe, "{change:?} of {members:?}");
+    }
+
+    /// A step hurts a shard no more than its row says: that was checked when it was written, and
+    /// who came or came back since counts with the next one.
     fn check_change(&self, before: &Members, after: &Members, shard: ShardId) {
         let (had, has) = (self.spare(before), self.spare(after));
         assert!(had.is_some() && has.is_some(), "{shard}: no majority");
         let shrinks = after.voters.len() < before.voters.len();
-        let wanted = self.voters_wanted(shard);
+        let wanted = self.row(shard).voters.len();
         // With the leader that is to go they are one more for a while.
         let grows = after.voters.len() == wanted + 1 || before.voters.len() > wanted;
         assert!(
@@ -417,7 +437,8 @@ impl Toy {
         for status in self.known.shards.values_mut() {
             let leader = status.leader.map(|(_, node)| node);
             let leads = leader.is_some_and(|node| is_alive(&directory, &known, node));
-            let decides = spare(&directory, &known, &status.members).is_some();
+            let voters = status.members.voters.iter().map(|id| id.node());
+            let decides = spare(&directory, &known, voters).is_some();
             let mut heirs = status.members.voters.iter().map(|id| id.node());
             let heir = heirs.find(|node| is_alive(&directory, &known, *node));
             let leader = leader.filter(|_| leads).or(heir).filter(|_| decides);
@@ -496,10 +517,15 @@ fn is_alive(directory: &Directory, known: &Known, id: NodeId) -> bool {
     member.is_some_and(|node| node.value.is_member()) && !known.down.contains_key(&id)
 }
 
-fn spare(directory: &Directory, known: &Known, members: &Members) -> Option<usize> {
-    let alive = members.voters.iter();
-    let alive = alive.filter(|id| is_alive(directory, known, id.node()));
-    alive.count().checked_sub(members.voters.len() / 2 + 1)
+/// How many of its voters a shard can lose.
+fn spare(
+    directory: &Directory,
+    known: &Known,
+    voters: impl ExactSizeIterator<Item = NodeId>,
+) -> Option<usize> {
+    let majority = voters.len() / 2 + 1;
+    let alive = voters.filter(|id| is_alive(directory, known, *id));
+    alive.count().checked_sub(majority)
 }
 
 /// The most is at most one more than the least.
