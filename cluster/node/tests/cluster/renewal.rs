@@ -39,8 +39,7 @@ async fn certificates_are_renewed_at_two_thirds_of_their_life_and_links_go_on() 
     let young = age_certificate(&folders[2], &authority, DAY, 2 * DAY);
     let mut started = Vec::new();
     for (folder, place) in folders.iter().zip(places) {
-        let listener = Listener::bind(place).await;
-        started.push(open(folder, listener.expect("the port is free again")).await);
+        started.push(open(folder, listener_again(place).await).await);
     }
     for node in &started {
         node.cluster.ready(PATIENCE).await.expect("is ready");
