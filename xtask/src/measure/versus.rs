@@ -99,14 +99,14 @@ fn measure(binary: &Path, load: &Load, rounds: usize, of: &Brokers) -> Result<Ve
         let warren = (of.warren)(binary)?;
         let result = perf(binary, &warren, load, "")?;
         drop(warren);
-        for (pair, figure) in pairs.iter_mut().zip(figures(load, &result)?) {
+        for (pair, figure) in pairs.iter_mut().zip(told(load, &result, "Warren")?) {
             pair.warren.0.push(figure);
         }
         if let Some(more) = load.rabbitmq
             && let Some(rabbitmq) = (of.rabbitmq)()?
         {
             let result = perf(binary, &rabbitmq, load, more)?;
-            for (pair, figure) in pairs.iter_mut().zip(figures(load, &result)?) {
+            for (pair, figure) in pairs.iter_mut().zip(told(load, &result, "RabbitMQ")?) {
                 pair.rabbitmq.0.push(figure);
             }
         }
@@ -126,6 +126,16 @@ fn perf(binary: &Path, broker: &Broker, load: &Load, more: &str) -> Result<Value
     let line = text.lines().rev().find(|line| line.starts_with('{'));
     let line = line.with_context(|| format!("`{}` printed no JSON", load.name))?;
     serde_json::from_str(line).with_context(|| format!("result of `{}`", load.name))
+}
+
+/// The load's figures, said at once: who measures for half an hour keeps what there was before a
+/// failure.
+fn told(load: &Load, result: &Value, broker: &str) -> Result<Vec<f64>> {
+    let all = figures(load, result)?;
+    for (figure, value) in load.figures.iter().zip(&all) {
+        println!("# {broker}: {}: {}", figure.name, number(*value));
+    }
+    Ok(all)
 }
 
 /// The load's figures, in their order.
