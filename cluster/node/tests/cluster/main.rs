@@ -185,16 +185,9 @@ async fn listener() -> Listener {
 
 /// Where a node was that was dropped: its tasks let go of the port when they are next looked at.
 async fn listener_again(place: SocketAddr) -> Listener {
-    let binding = async {
-        loop {
-            if let Ok(listener) = Listener::bind(place).await {
-                return listener;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let bound = tokio::time::timeout(PATIENCE, binding).await;
-    bound.expect("the port is free again")
+    let is_free = || std::net::TcpListener::bind(place).ok();
+    drop(eventually("the port is free again", is_free).await);
+    Listener::bind(place).await.expect("binds")
 }
 
 /// Starts a node at a new port, which joins first if it has a token.
