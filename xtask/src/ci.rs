@@ -43,16 +43,17 @@ struct Step {
 /// When a step fails.
 pub(crate) fn check() -> Result<()> {
     let workspace = Workspace::load()?;
+    let seed = random_seed();
     let mut steps = lints();
     steps.push(Step {
         name: "unit tests",
-        call: test().args(["--lib", "--bins"]),
+        call: test(seed.as_deref()).args(["--lib", "--bins"]),
     });
     let wire: Vec<String> = test_flags(workspace.package("warren-protocol"));
     if !wire.is_empty() {
         steps.push(Step {
             name: "protocol tests",
-            call: test().args(wire),
+            call: test(seed.as_deref()).args(wire),
         });
     }
     if sim::exists(&workspace) {
@@ -87,7 +88,7 @@ pub(crate) fn ci() -> Result<()> {
         name: "build",
         call: cargo("build").args(["--workspace", "--bins", "--tests"]),
     });
-    steps.extend(tests(&workspace));
+    steps.extend(tests(&workspace, random_seed().as_deref()));
     let warren = workspace.binary(PROFILE, "warren");
     steps.push(Step {
         name: "docker",
@@ -152,7 +153,7 @@ fn lints() -> Vec<Step> {
 ///
 /// Targets are selected by name and never by package: `-p` and `--exclude` would change which
 /// features the dependencies have, and build them again.
-fn tests(workspace: &Workspace) -> Vec<Step> {
+fn tests(workspace: &Workspace, seed: Option<&str>) -> Vec<Step> {
     let special = [CONFORMANCE, FAULTS, FUZZ].map(|name| workspace.package(name));
     let is_special = |package: &Package| [CONFORMANCE, FAULTS, FUZZ].contains(&&*package.name);
     let ordinary = workspace
@@ -163,11 +164,11 @@ fn tests(workspace: &Workspace) -> Vec<Step> {
     let mut steps = vec![
         Step {
             name: "tests",
-            call: test().args(["--lib", "--bins"]).args(flags),
+            call: test(seed).args(["--lib", "--bins"]).args(flags),
         },
         Step {
             name: "doc tests",
-            call: test().arg("--doc"),
+            call: test(seed).arg("--doc"),
         },
     ];
     let warren = workspace
@@ -188,7 +189,7 @@ fn tests(workspace: &Workspace) -> Vec<Step> {
     for (name, package, (variable, value)) in wanted {
         let flags = test_flags(package);
         if !flags.is_empty() {
-            let call = test().args(flags).env(variable, value);
+            let call = test(seed).args(flags).env(variable, value);
             if name == "conformance" {
                 steps.push(Step {
                     name: "conformance on three nodes",
@@ -205,9 +206,9 @@ fn cargo(subcommand: &str) -> Call {
     Call::cargo(subcommand).args(["--profile", PROFILE])
 }
 
-fn test() -> Call {
+fn test(seed: Option<&str>) -> Call {
     let call = cargo("test").arg("--workspace");
-    match random_seed() {
+    match seed {
         Some(seed) => call.env(RANDOM_SEED, seed),
         None => call,
     }
@@ -354,7 +355,8 @@ mod tests {
     #[test]
     fn steps_are_those_that_the_workspace_has() {
         let names = |workspace: &Workspace| -> Vec<&str> {
-            tests(workspace).iter().map(|step| step.name).collect()
+            let steps = tests(workspace, None);
+            steps.iter().map(|step| step.name).collect()
         };
         let small: &[(&str, &[(&str, &str)])] = &[("warren", &[("bin", "warren")])];
         assert_eq!(names(&workspace(small)), ["tests", "doc tests"]);
@@ -367,7 +369,13 @@ mod tests {
             (FUZZ, &[("test", "frames"), ("test", "records")]),
             (FAULTS, &[("lib", "faults")]),
         ];
-        let steps = tests(&workspace(full));
+        let seeded = &tests(&workspace(small), Some("31"))[0].call;
+        let seeded = seeded.to_string();
+        assert!(
+            seeded.starts_with("PROPTEST_RNG_SEED=31 cargo test"),
+            "{seeded}"
+        );
+        let steps = tests(&workspace(full), None);
         let lines: Vec<String> = steps.iter().map(|step| step.call.to_string()).collect();
         assert_eq!(
             lines,
