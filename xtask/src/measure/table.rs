@@ -1,5 +1,7 @@
 //! Figures of several rounds, and a Markdown table of their medians.
 
+use std::fmt::Display;
+
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
@@ -8,6 +10,13 @@ use serde_json::Value;
 pub(crate) struct Series(pub(crate) Vec<f64>);
 
 impl Series {
+    /// Takes a round's figure, and says it at once: who measures for long keeps what there was
+    /// before a failure.
+    pub(crate) fn take(&mut self, what: impl Display, figure: f64) {
+        println!("# {what}: {}", number(figure));
+        self.0.push(figure);
+    }
+
     /// The middle figure; of an even number the mean of the two in the middle.
     pub(crate) fn median(&self) -> Option<f64> {
         let mut sorted = self.0.clone();
@@ -40,11 +49,12 @@ pub(crate) struct Figures(Vec<(&'static str, Series)>);
 
 impl Figures {
     pub(crate) fn add(&mut self, what: &'static str, figure: f64) {
-        println!("# {what}: {}", number(figure));
-        match self.0.iter_mut().find(|(known, _)| *known == what) {
-            Some((_, series)) => series.0.push(figure),
-            None => self.0.push((what, Series(vec![figure]))),
-        }
+        let known = self.0.iter().position(|(known, _)| *known == what);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((what, Series::default()));
+            self.0.len() - 1
+        });
+        self.0[at].1.take(what, figure);
     }
 
     pub(crate) fn of(&self, what: &str) -> Option<&Series> {

@@ -99,15 +99,15 @@ fn measure(binary: &Path, load: &Load, rounds: usize, of: &Brokers) -> Result<Ve
         let warren = (of.warren)(binary)?;
         let result = perf(binary, &warren, load, "")?;
         drop(warren);
-        for (pair, figure) in pairs.iter_mut().zip(told(load, &result, "Warren")?) {
-            pair.warren.0.push(figure);
+        for (pair, (name, figure)) in pairs.iter_mut().zip(figures(load, &result)?) {
+            pair.warren.take(format_args!("Warren: {name}"), figure);
         }
         if let Some(more) = load.rabbitmq
             && let Some(rabbitmq) = (of.rabbitmq)()?
         {
             let result = perf(binary, &rabbitmq, load, more)?;
-            for (pair, figure) in pairs.iter_mut().zip(told(load, &result, "RabbitMQ")?) {
-                pair.rabbitmq.0.push(figure);
+            for (pair, (name, figure)) in pairs.iter_mut().zip(figures(load, &result)?) {
+                pair.rabbitmq.take(format_args!("RabbitMQ: {name}"), figure);
             }
         }
     }
@@ -128,21 +128,13 @@ fn perf(binary: &Path, broker: &Broker, load: &Load, more: &str) -> Result<Value
     serde_json::from_str(line).with_context(|| format!("result of `{}`", load.name))
 }
 
-/// The load's figures, said at once: who measures for half an hour keeps what there was before a
-/// failure.
-fn told(load: &Load, result: &Value, broker: &str) -> Result<Vec<f64>> {
-    let all = figures(load, result)?;
-    for (figure, value) in load.figures.iter().zip(&all) {
-        println!("# {broker}: {}: {}", figure.name, number(*value));
-    }
-    Ok(all)
-}
-
-/// The load's figures, in their order.
-fn figures(load: &Load, result: &Value) -> Result<Vec<f64>> {
+/// The load's figures with their names, in their order.
+fn figures(load: &Load, result: &Value) -> Result<Vec<(&'static str, f64)>> {
     let one = |figure: &Figure| {
         let value = result.pointer(figure.pointer).and_then(Value::as_f64);
-        value.with_context(|| format!("`{}` gave no {}: {result}", load.name, figure.pointer))
+        let value =
+            value.with_context(|| format!("`{}` gave no {}: {result}", load.name, figure.pointer));
+        Ok((figure.name, value?))
     };
     load.figures.iter().map(one).collect()
 }
@@ -209,8 +201,8 @@ mod tests {
         let rows: Vec<String> = (0..FIGURES.len())
             .map(|at| {
                 let pair = Pair {
-                    warren: Series(vec![ours[at]]),
-                    rabbitmq: Series(vec![theirs[at]]),
+                    warren: Series(vec![ours[at].1]),
+                    rabbitmq: Series(vec![theirs[at].1]),
                 };
                 row(&LOAD, &FIGURES[at], &pair).join(" | ")
             })

@@ -66,17 +66,27 @@ fn happen(toy: &mut Toy, event: Event, zones: u8) {
     }
 }
 
+/// A cluster that this happened to, after it came to rest.
+fn after(shards: u32, copying_max: usize, zones: u8, events: &[Event]) -> Toy {
+    let mut toy = Toy::new(shards, "a");
+    toy.options.copying_max = copying_max;
+    for event in events {
+        happen(&mut toy, *event, zones);
+    }
+    toy.settle();
+    toy.check_rest();
+    toy
+}
+
+/// All nodes are alive and active, and the cluster comes to rest again.
 fn make_well(toy: &mut Toy) {
-    for id in toy
-        .cluster
-        .nodes
-        .iter()
-        .map(|node| node.id)
-        .collect::<Vec<_>>()
-    {
+    let nodes: Vec<NodeId> = toy.cluster.nodes.iter().map(|node| node.id).collect();
+    for id in nodes {
         toy.revive(id);
         toy.set(id, NodeState::Active);
     }
+    toy.settle();
+    toy.check_rest();
 }
 
 proptest! {
@@ -89,19 +99,10 @@ proptest! {
         copying_max in 1..4_usize,
         events in proptest::collection::vec(event(), 0..40),
     ) {
-        let mut toy = Toy::new(shards, "a");
-        toy.options.copying_max = copying_max;
-        for event in events {
-            happen(&mut toy, event, zones);
-        }
-        toy.settle();
-        toy.check_rest();
+        let mut toy = after(shards, copying_max, zones, &events);
         let changes = toy.plan().changes;
         prop_assert!(changes.is_empty(), "{changes:?}");
-        // All are well again.
         make_well(&mut toy);
-        toy.settle();
-        toy.check_rest();
         prop_assert!(toy.plan().is_empty());
         for shard in &toy.cluster.shards {
             prop_assert_eq!(shard.members.all().count(), toy.copies_wanted(shard.id));
@@ -147,8 +148,6 @@ proptest! {
 /// The only voter of a shard that was to be copied dies: its copies stand still, and others go on.
 #[test]
 fn copies_that_nobody_makes_hold_up_no_others() {
-    let mut toy = Toy::new(3, "a");
-    toy.options.copying_max = 1;
     let events = [
         Event::Add(0),
         Event::Add(0),
@@ -159,18 +158,12 @@ fn copies_that_nobody_makes_hold_up_no_others() {
         Event::Add(0),
         Event::Add(0),
     ];
-    for event in events {
-        happen(&mut toy, event, 1);
-    }
-    toy.settle();
-    toy.check_rest();
+    after(3, 1, 1, &events);
 }
 
 /// Two of three leave and one comes: a row that was right before that one came is carried out.
 #[test]
 fn a_row_is_carried_out_though_more_nodes_have_come() {
-    let mut toy = Toy::new(4, "a");
-    toy.options.copying_max = 1;
     let events = [
         Event::Add(0),
         Event::Add(0),
@@ -181,19 +174,13 @@ fn a_row_is_carried_out_though_more_nodes_have_come() {
         Event::Turns(5),
         Event::Add(0),
     ];
-    for event in events {
-        happen(&mut toy, event, 1);
-    }
-    toy.settle();
-    toy.check_rest();
+    after(4, 1, 1, &events);
 }
 
 /// Five of seven vote, then three are gone and two leave; then all are back before the votes that
 /// were to be fewer are.
 #[test]
 fn a_row_for_few_is_carried_out_though_the_others_are_back() {
-    let mut toy = Toy::new(1, "a");
-    toy.options.copying_max = 1;
     let events = [
         Event::Add(0),
         Event::Add(0),
@@ -209,12 +196,6 @@ fn a_row_for_few_is_carried_out_though_the_others_are_back() {
         Event::Kill(5),
         Event::State(1, NodeState::Leaving),
     ];
-    for event in events {
-        happen(&mut toy, event, 1);
-    }
-    toy.settle();
-    toy.check_rest();
+    let mut toy = after(1, 1, 1, &events);
     make_well(&mut toy);
-    toy.settle();
-    toy.check_rest();
 }
